@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a running VM leaves its host so that the memory of the hosts is used more alike.
+"""Decides whether a running VM leaves its host so that the hosts' memory is used more evenly.
 
-A host that is nearly full has no room for what a dead host leaves behind, while another one stands
-empty. Nobody is in need, though, and each move costs its users a moment. So this is off unless
-`balance` is set, and what moves all the same must bring more than the noise of a measurement.
-
-The measure is the row of the shares of memory that the hosts have free, in 16ths, the smallest
-first. Each move makes that row larger; it cannot grow for ever, so that moves end by themselves.
+A host that is nearly full has no room for the VMs of a dead host, although another host may be
+empty. But no VM is in trouble, and each move costs its users a moment. So this is off unless
+`balance` is set, and a VM moves only if the gain is larger than the noise of the measurement.
 
 Rules of this file:
 
-1. Only the fullest host gives a VM away, and each host finds out for itself whether that is it.
-2. A VM moves only where its new host then has more free than this host had, by two 16ths: a less
-   would be undone by noise. Of several that may move the one goes that leaves most where it is
-   scarcest, then the smaller one, then the lower number.
-3. It goes to no host that it likes less (`prefer`) or that scores less by more than noise.
-4. The engine follows the reference, which knows no such move; huge pages are a pool of their own,
-   and do not count.
+1. Only the fullest host gives a VM away; each host finds out for itself whether it is that one.
+2. A VM moves only if its new host, with the VM, has a larger share of memory free than this host
+   had: by two 16ths, since a smaller gain could be undone by noise. If several VMs may move, the
+   one goes after which the scarcer of the two hosts has most memory free; then the smaller VM; then
+   the lower number.
+3. It moves to no host that it prefers less (`prefer`), and to none whose score is lower by more
+   than noise.
+4. The engine never moves for this: the reference has no such move. VMs on huge pages do not count,
+   since huge pages are a pool of their own.
+
+The moves end by themselves: list the hosts' shares of free memory, in 16ths, the smallest first.
+Each move makes this list larger, and it cannot grow for ever.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from scoring.vm.plan import FREE_PARTS, SCORE_STEP, Host
 from scoring.vm.several import Several
 from scoring.vm_facts import ENGINE, VmSpec
 
-#: So many 16ths the new host must have more free, with the VM, than the old one had.
+#: How many more 16ths the new host must have free, with the VM, than the old host had.
 GAIN_PARTS = 2
 
 
 def evener_place(several: Several, v: VmSpec, candidates: list[Candidate]) -> Candidate | None:
-    """The host that takes this VM from here so that memory is used more alike; None: the VM stays.
-    `candidates`: the hosts that it may be migrated to."""
+    """The host to which this VM moves so that memory is used more evenly; None: it stays.
+    `candidates`: the hosts to which it may be migrated."""
     own = several.hosts[several.own_id]
     if v.huge or _fullest(several.hosts.values()) != several.own_id:
         return None
@@ -52,11 +54,12 @@ def evener_place(several: Several, v: VmSpec, candidates: list[Candidate]) -> Ca
 
 
 def liking(v: VmSpec, host_id: int) -> int:
-    """How far down in `prefer` a host stands; 0 is the best."""
+    """The position of a host in the VM's `prefer`; 0 is the best."""
     return v.prefer.index(host_id) if host_id in v.prefer else len(v.prefer)
 
 
 def _best(several: Several, own: Host, v: VmSpec, candidates: list[Candidate]) -> Candidate | None:
+    """The candidate with most memory free after the move, if that is a gain (rules 2 and 3)."""
     here = own.score - own.lacks.get(v.number, 0)
     able = [
         c
@@ -70,13 +73,14 @@ def _best(several: Several, own: Host, v: VmSpec, candidates: list[Candidate]) -
 
 
 def _key(several: Several, own: Host, v: VmSpec, target: Candidate) -> tuple[int, int, int]:
-    """Smaller is better: what is scarcest after the move, the size, the number."""
+    """The sort key of rule 2, smaller is better: the scarcest memory after the move, the size of
+    the VM, its number."""
     scarcest = min(_left(several, v, target), _parts(own, own.free_mb + v.memory_mb))
     return -scarcest, v.memory_mb, v.number
 
 
 def _left(several: Several, v: VmSpec, target: Candidate) -> int:
-    """What a host has free with this VM, in 16ths of its memory."""
+    """The memory that a host has free after it got this VM, in 16ths of its memory."""
     host = several.hosts[target.host_id]
     return _parts(host, host.free_mb - v.memory_mb)
 
@@ -86,5 +90,5 @@ def _parts(host: Host, free_mb: int) -> int:
 
 
 def _fullest(hosts: Iterable[Host]) -> int:
-    """The host with the smallest share free; the lower id of several."""
+    """The id of the host with the smallest share of free memory; of equal ones the lower id."""
     return min(hosts, key=lambda h: (_parts(h, h.free_mb), h.host_id)).host_id

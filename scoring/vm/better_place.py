@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a running VM of the registry would be better off on another host.
+"""Decides whether a running VM of the registry should move to another host.
 
-A move costs its users a moment, and one move often is the reason for the next. So a VM moves only
-where a fixed measure falls, and the measure cannot fall for ever: at rest nothing moves.
-
-The measure, compared in this order:
-
-    rules     hard rules of the VM that are broken where it is (`only`, `apart`, `together`)
-    worse     its host scores so much less than the other one (`move_threshold`)
-    liking    with `failback`: how far down in `prefer` its host stands
-    memory    with `balance`: what its host has free, next to the others (scoring/vm/balance.py)
+A move costs the VM's users a moment, and one move is often the reason for the next. So a VM moves
+only if the move improves a fixed measure, which cannot improve for ever: at rest no VM moves.
 
 Rules of this file:
 
-1. One VM moves at a time, none while a missing VM is to be placed, and none that came to its host
-   less than SETTLED_S ago.
-2. Of two VMs that break a rule together the one that is served later moves.
-3. No VM leaves those with which it must be together for points, for its liking or for memory: it
-   would have to come back.
+1. One VM moves at a time. None moves while a missing VM has to be placed, and none that came to its
+   host less than SETTLED_S ago.
+2. If two VMs break a rule together, the one that is served later moves.
+3. A VM that shares a host with VMs with which it must be together does not leave them for a better
+   score, a preferred host or free memory: it would have to come back.
+
+The measure, compared in this order:
+
+    rules     the VM breaks a rule of its own where it is (`only`, `apart`, `together`)
+    score     its host scores less than the other one by at least `move_threshold`
+    liking    with `failback`: the position of its host in `prefer`
+    memory    with `balance`: the memory that its host has free (scoring/vm/balance.py)
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ SETTLED_S = 600.0
 
 
 def better_place(turn: VmTurn) -> tuple[Candidate | None, str]:
-    """The host where the measure is smaller than here, and in what; None: there is none."""
+    """The host where the measure is better than here, and a text that says in what; None: there is
+    no such host."""
     several, v = turn.several, turn.spec
     assert several is not None and v is not None
     if turn.in_state_s < SETTLED_S or _others_come_first(turn):
@@ -67,6 +68,7 @@ def better_place(turn: VmTurn) -> tuple[Candidate | None, str]:
 
 
 def _others_come_first(turn: VmTurn) -> bool:
+    """Whether another VM moves or is to be placed (rule 1)."""
     several = turn.several
     assert several is not None
     moving = StateName.ENGINE_MIGRATING_AWAY
@@ -78,7 +80,8 @@ def _others_come_first(turn: VmTurn) -> bool:
 
 
 def _broken_rule(turn: VmTurn, v: VmSpec) -> str:
-    """What is wrong with where it runs; empty: nothing, or another VM has to go."""
+    """How another host would keep the rule that is broken here, as the end of a sentence; empty: no
+    rule is broken, or another VM has to move for it (rule 2)."""
     several = turn.several
     assert several is not None
     if v.only and several.own_id not in v.only:

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A host that shuts down: its VM has left before libvirt ends there.
+"""Moves the VM away from a host that shuts down.
 
-A reboot of a host is planned, and what is planned costs nothing. If the daemons simply ended,
-the VM would be shut down by libvirt minutes later, or be killed with its host, and until then
-the other hosts would have to treat the host as dead. So it is drained first, as for local
-maintenance. The difference is time: local maintenance may wait for a target for ever, a host
-that goes down, perhaps on the battery of a UPS, may not.
+A reboot of a host is planned, and a planned event must cost the users nothing. If the daemons
+simply ended, libvirt would shut the VM down minutes later, or the VM would be killed with its host,
+and the other hosts would have to treat that host as dead. So the host is drained first, as for
+local maintenance. But local maintenance may wait for a target without limit; a host that shuts
+down, perhaps on the battery of a UPS, may not.
 
 Rules of this file:
 
 1. The VM is migrated to the best host that can take it; each host is tried once.
-2. Where nobody can take it, it is shut down in order. That frees its lease, and another host
-   can start it at once; the lease of a host that was simply switched off would have to be
-   proven free first.
-3. A host that lives but cannot take the VM yet (it boots, it joins the lockspace) is waited for,
-   TARGET_PATIENCE_S at most. Until it has joined it writes no slot: its answers over the network
-   show that it is there. One that shuts down itself is not waited for: where all hosts go down
-   together nobody waits for anybody.
-4. Global maintenance comes first, as everywhere: then nothing is moved or stopped.
+2. If no host can take it, the guest is shut down in order. That frees the VM's lease, and another
+   host can start it at once. If the host were simply switched off, the others would first have to
+   prove it dead.
+3. A host that lives but cannot take the VM yet, since it boots or joins the lockspace, is waited
+   for, TARGET_PATIENCE_S at most. Before it has joined it writes no slot, but its answers over the
+   network show that it lives. A host that shuts down itself is not waited for: when all hosts shut
+   down together, none waits for another.
+4. In global maintenance nothing is moved or stopped, as everywhere.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from scoring.vm.state import StateName
 from scoring.vm.targets import targets
 from scoring.vm.turn import VmTurn, begin_move
 
-#: A host that has just booted joins the lockspace in 21 s at io_timeout 10, then looks around for
-#: some seconds. The VM itself would take longer to shut down and boot.
+#: A host that has just booted joins the lockspace in 21 s at io_timeout 10, and can take a VM some
+#: seconds later. Shutting the VM down and booting it again would take longer.
 TARGET_PATIENCE_S = 45.0
 NO_MORE_TIME = "this host is shutting down and cannot wait for it any longer"
 
 
 def leave(turn: VmTurn) -> StateName | None:
-    """What becomes of the VM, which is up on this host that shuts down: it is migrated or shut
-    down. None: it stays a little longer, until a target is ready."""
+    """Migrate or stop the VM, which is up on this host that shuts down: the next state. None: it
+    stays for now, until a target is ready."""
     shutdown = turn.observation.local.shutdown
     assert shutdown is not None and turn.vm_up_here
     if shutdown.way is OnHostShutdown.SHUTDOWN:
         return _stop(turn, "vm.on-host-shutdown says so")
     if is_paused(turn):
-        # One that somebody paused does not come here (scoring/vm/pause.py, rule 3).
+        # A VM that a person has paused is left alone before this (scoring/vm/pause.py, rule 3).
         return _stop(turn, "it is paused, and would be so at any other host")
     if not can_migrate(turn):
         return _stop(turn, "it cannot move, since libvirt.migration-uri is not set")
@@ -85,8 +85,8 @@ def move_left_s(turn: VmTurn) -> float:
 
 
 def stop_grace_s(turn: VmTurn) -> float:
-    """How long the guest has to shut down before its process is ended. What its host's power
-    supply or its users wait for is the limit, however long the VM itself may take."""
+    """How long the guest has to shut down before its process is ended. A shutdown of the host, or
+    an isolated VM, sets a shorter limit than the VM's own."""
     timing = turn.rules.timing
     own_s = None if turn.spec is None else turn.spec.stop_grace_s
     grace_s = timing.stop_grace if own_s is None else own_s
@@ -109,11 +109,11 @@ def _tried(turn: VmTurn, shutdown: HostShutdown) -> frozenset[int]:
 
 
 def _somebody_may_come(turn: VmTurn, tried: frozenset[int]) -> bool:
-    """Whether a host lives that may be able to take the VM in a moment."""
+    """Whether a live host may be able to take the VM in a moment (rule 3)."""
     timing, seen = turn.rules.timing, (*turn.live, *turn.uncertain)
     if any(not p.maintenance and not p.stopped and p.host_id not in tried for p in seen):
         return True
-    # The slot of any other is of its life before.
+    # The slot of a host that boots is still that of its last boot; its answers are new.
     answered_s = turn.now_s - timing.suspect_after - 2 * timing.beat
     return any(
         p.heartbeat_s is not None and p.heartbeat_s >= answered_s and p not in seen

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is asked before any state of a VM: whether anything may be done to it here at all.
+"""The checks that come before every state of a VM: whether anything may be done to the VM here.
 
-In this order: the agent is asked to end, global maintenance, a whiteboard newer than this version,
-an unknown local VM, local maintenance. The first that has something to say decides.
+Maintenance, an agent that ends and an unknown VM forbid the same things in every state. If each
+state checked them itself, one forgotten check would start a VM in global maintenance.
+
+The checks, in this order; the first one that applies decides: the agent is asked to end, global
+maintenance, a whiteboard newer than this version, an unknown local VM, local maintenance.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ def stopping(turn: VmTurn) -> StateName | None:
 
 
 def global_maintenance(turn: VmTurn) -> StateName | None:
-    """GlobalMaintenance while it is set; hold still while it is not known or not readable."""
+    """GlobalMaintenance while it is set. The state stays while it is not known, or while a slot is
+    of a newer version."""
     if turn.observation.global_maintenance:
         turn.because(Code.GLOBAL_MAINTENANCE, "global maintenance: nothing starts, stops or moves")
         return _S.GLOBAL_MAINTENANCE
@@ -46,7 +50,7 @@ def global_maintenance(turn: VmTurn) -> StateName | None:
 
 
 def holds_still(turn: VmTurn) -> bool:
-    """Whether nothing may be begun here, not even the end of what is under way."""
+    """Whether nothing may be begun here, not even the cancellation of a migration."""
     allowed = turn.cluster_allows and not turn.observation.stopping
     return not allowed or turn.vm is VmStatus.UNKNOWN
 
@@ -67,7 +71,7 @@ def local_maintenance(turn: VmTurn) -> StateName | None:
 
 
 def kept_out(turn: VmTurn) -> None:
-    """Say why this host does not start the VM."""
+    """Add the reason why this host does not start the VM."""
     if turn.observation.local.shutdown is not None:
         turn.because(Code.HOST_SHUTDOWN, "this host is shutting down and does not run the VM")
     else:
@@ -75,27 +79,28 @@ def kept_out(turn: VmTurn) -> None:
 
 
 def usual(turn: VmTurn) -> StateName | None:
-    """All of them."""
+    """All checks, in their order."""
     return _first(turn, stopping, global_maintenance, vm_unknown, local_maintenance)
 
 
 def while_up(turn: VmTurn) -> StateName | None:
-    """What is asked of a VM that may be up here: local maintenance drains it first."""
+    """The checks for a VM that may be up here: without local maintenance, which drains it first."""
     return _first(turn, stopping, global_maintenance, vm_unknown)
 
 
 def while_stopping(turn: VmTurn) -> StateName | None:
-    """What is asked of a VM that is being stopped: local maintenance waits for no answer."""
+    """The checks for a VM that is being stopped: local maintenance applies even if the state of the
+    VM is unknown."""
     return _first(turn, stopping, global_maintenance, local_maintenance, vm_unknown)
 
 
 def in_global_maintenance(turn: VmTurn) -> StateName | None:
-    """What ends global maintenance for other reasons than its end."""
+    """The checks for GlobalMaintenance: an unknown VM does not end that state."""
     return _first(turn, stopping, global_maintenance, local_maintenance)
 
 
 def _first(turn: VmTurn, *checks: Callable[[VmTurn], StateName | None]) -> StateName | None:
-    """The first check that has something to say decides."""
+    """The state by the first check that applies; None: none does."""
     for check in checks:
         name = check(turn)
         if name is not None:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which hosts this one would take over from first, and therefore watches closely.
+"""Finds the hosts whose heir this host is, which it therefore watches closely.
 
-Between the death of a host and its suspicion pass seconds in which nothing is asked. Asking harms
-nobody, so the heir need not wait for that. But a fence device bears few sessions: one host alone
-asks early, the one that would act, and so its readings count when the host is suspected.
+Seconds pass between the death of a host and its suspicion. Reading the power harms nobody, so it
+need not wait for the suspicion. But a fence device bears few sessions; so only one host reads
+early: the heir, which would take over, and whose readings count once the host is suspected.
 
 Rules of this file:
 
-1. The engine's heir is the host that would start it; the heir of a host with other VMs is the one
+1. The engine's heir is the host that would start it. The heir of a host with other VMs is the host
    that comes first in pursuing it (scoring/vm/several.py).
-2. Nobody is watched by a host that could not take over now, nor where there is no fence device:
-   without a reading nothing is gained.
+2. A host that could not take over now watches no other. A host without a fence device is not
+   watched, since its power cannot be read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from scoring.vm_facts import ENGINE, VmStatus
 
 
 def watched(turn: VmTurn) -> tuple[int, ...]:
-    """The hosts whose heir this host is, the engine's host first. `turn`: the engine's."""
+    """The ids of the hosts whose heir this host is, the engine's host first. `turn`: the engine's
+    turn."""
     observation, several = turn.observation, turn.several
     local = observation.local
     if (
@@ -50,7 +51,7 @@ def watched(turn: VmTurn) -> tuple[int, ...]:
 
 
 def _starts(turn: VmTurn, owner: PeerReport) -> bool:
-    """Whether this host is the one that starts the engine when its present host is gone."""
+    """Whether this host would start the engine if `owner` died."""
     mine = own(turn)
     heirs = [each for each in others(turn) if each.host_id != owner.host_id]
     return mine.score > 0 and not placement.ahead([*heirs, mine], mine.host_id)

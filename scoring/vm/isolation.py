@@ -1,35 +1,35 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM runs well here, but does anybody reach it?
+"""Decides what to do with a VM that runs well here but that nobody reaches.
 
 The other hosts ask the VM as its users do, each over its own network, and publish when it last
-answered. When it answers nobody any more, either this host is cut off, and the VM is of use only
-somewhere else; or whatever else is wrong is wrong for everybody, and moving it would cost an
-outage and win nothing. This host's own network shows which of the two it is.
+answered. If it answers no host any more, there are two possible causes. This host may be cut off;
+then the VM is of use only on another host. Or the fault concerns all hosts; then moving the VM
+would cost an outage and gain nothing. The state of this host's own network shows which it is.
 
 Rules of this file:
 
-1. What was never seen from outside in this place (this host, this stay) is not missed: a health
+1. A VM that was never reached from outside on this host in this stay is not missed: its health
    check may be answered locally by design.
-2. Nobody's word is enough alone. It takes a host that misses the VM while its own network is good,
-   and this host's own word that its network is bad: the VM's bridges are down or their uplinks
-   have no carrier, or no answer of any target of the network test.
-3. One host that reached it within `isolation_after` is enough to leave it in peace. Without
-   carrier the time counts from its loss on: the questions come too late to begin it.
-4. A VM that is not well by this host's own check is no case of this file, unless its uplink has
-   no carrier: the check may go that way too.
-5. It is given away only to where it can be reached: some host that may run it says that its own
-   network is good, and not that the VM's bridge there leads nowhere.
-6. A way for a migration is proven before it is needed. A guest that is asked to shut down is left
-   alone again as soon as the VM is reached.
-7. As long as none of those that miss it knows that its own network is good, nothing counts but
-   that it may come to a migration: the way for it is asked early, it may take seconds.
+2. One statement alone is never enough. It takes a host that does not reach the VM although its own
+   network is good, and this host's own finding that its network is bad: the VM's bridges are down,
+   their uplinks have no carrier, or no target of the network test answers.
+3. If one host has reached the VM within `isolation_after`, the VM stays. When the carrier is lost,
+   that time counts from the loss: the first question without an answer would come later.
+4. A VM that is unhealthy by this host's own check is not treated here, unless its uplink has no
+   carrier: the check itself may use that way.
+5. The VM leaves only for a host on which it can be reached: one that may run it, says that its own
+   network is good, and does not say that the VM's bridge there has no working uplink.
+6. The way for a migration is proven before it is needed. A guest that was asked to shut down is
+   left running again as soon as the VM is reached.
+7. While none of the hosts that miss the VM knows that its own network is good, there is only doubt:
+   the way for a migration is asked already, since the answer may take seconds.
 
     missed   own network     seen within isolation_after   verdict
     no       any             any                           none
     yes      good            yes                           none
-    yes      not known       yes                           doubt: the way for a migration is asked
-    yes      bad             yes                           waiting: the same, and said
-    yes      good, not known no                            held back: it may be so for everybody
+    yes      not known       yes                           doubt: ask the way for a migration
+    yes      bad             yes                           waiting: ask the way, and give a reason
+    yes      good, not known no                            held back: the fault may be everywhere
     yes      bad             no                            isolated: move it, else stop it in order
 """
 
@@ -51,7 +51,7 @@ from scoring.vm.targets import targets
 from scoring.vm.turn import VmTurn, begin_move, is_cut_off
 from scoring.vm_facts import DETAIL_PAUSED, Health, OutsideView
 
-#: The way for a migration is proven anew when the last answer is older than this.
+#: The greatest age of an answer about the way for a migration; then it is asked again.
 PATH_OLD_S = 5.0
 
 
@@ -67,9 +67,9 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`why`: a sentence, empty for NONE and DOUBT. `able`: hosts that can take the VM and would be
-    reached, the best first. `seen_s`: when somebody outside last reached it. `left_s`: until a
-    VM that is WAITING is given away."""
+    """Whether the VM is isolated. `why`: a sentence, empty for NONE and DOUBT. `able`: the hosts
+    that can take the VM and on which it would be reached, the best first. `seen_s`: when a host
+    last reached it from outside. `left_s`: how long until a VM that is WAITING leaves."""
 
     verdict: Verdict
     why: str = ""
@@ -82,7 +82,7 @@ _NONE = Finding(Verdict.NONE)
 
 
 def look(turn: VmTurn) -> Finding:
-    """Whether the VM here is isolated, and what that rests on."""
+    """Whether the VM here is isolated, by the table at the head of this file."""
     rules = turn.rules
     views = [(peer, view) for peer in turn.live if (view := _of_this_place(turn, peer)) is not None]
     seen_s = max((view.good_s for _, view in views if view.good_s is not None), default=None)
@@ -93,7 +93,7 @@ def look(turn: VmTurn) -> Finding:
     cut_off = is_cut_off(turn)
     blind = [peer for peer in missing if peer.way_out]
     if not blind:
-        # They do not know yet whose network it is; the way may be asked for meanwhile.
+        # None of them knows yet whether the fault is in its own network (rule 7).
         somewhere = tuple(targets(turn))
         may_be_ours = cut_off is not False and any(peer.way_out is None for peer in missing)
         is_doubt = somewhere and may_be_ours
@@ -125,7 +125,7 @@ def look(turn: VmTurn) -> Finding:
 
 
 def act(turn: VmTurn) -> StateName | None:
-    """Give an isolated VM away; None where it is none, or not yet."""
+    """The next state of a VM that is isolated; None: it is not, or not yet."""
     found = look(turn)
     match found.verdict:
         case Verdict.NONE:
@@ -148,7 +148,7 @@ def act(turn: VmTurn) -> StateName | None:
 
 
 def is_over(turn: VmTurn) -> bool:
-    """Whether the guest was asked to shut down for nothing: the VM here is reached again."""
+    """Whether the guest was asked to shut down for isolation, and the VM is reached here again."""
     return (
         turn.state.isolated
         and turn.observation.local.shutdown is None
@@ -160,6 +160,8 @@ def is_over(turn: VmTurn) -> bool:
 
 
 def _give_away(turn: VmTurn, found: Finding) -> StateName | None:
+    """Migrate the isolated VM, or stop it where that is not possible; None: the way for a migration
+    is being asked, or the room on the target is not granted yet."""
     state, grace_s = turn.state, turn.rules.timing.isolation_grace
     target = found.able[0]
     failed = any(pause_s(turn, candidate.host_id) for candidate in found.able)
@@ -185,7 +187,8 @@ def _give_away(turn: VmTurn, found: Finding) -> StateName | None:
 
 
 def _ask_path(turn: VmTurn, target: placement.Candidate) -> None:
-    """Ask whether a migration would get through, unless it was asked just now."""
+    """Ask whether libvirt on the target answers where a migration would connect, unless that is
+    known."""
     state, path = turn.state, turn.state.path
     is_known = (
         path is not None
@@ -200,9 +203,9 @@ def _ask_path(turn: VmTurn, target: placement.Candidate) -> None:
 def _missed_since_s(
     turn: VmTurn, seen_s: float, views: list[tuple[PeerReport, OutsideView]]
 ) -> float:
-    """Since when nobody reaches the VM. Not since the last answer, which of a host that asks
-    seldom is an old one, but since the first question after it that had none; or since the VM's
-    bridge has no carrier, which needs no question."""
+    """Since when nobody reaches the VM: since the first question without an answer after the last
+    answer, or since the VM's bridge lost its carrier. The time of the last answer itself would be
+    too early, since some hosts ask seldom."""
     since_s = [view.bad_since_s for _, view in views if view.bad_since_s is not None]
     since_s = [at_s for at_s in since_s if at_s >= seen_s]
     if turn.state.uplink_down_s is not None:
@@ -211,7 +214,7 @@ def _missed_since_s(
 
 
 def _of_this_place(turn: VmTurn, peer: PeerReport) -> OutsideView | None:
-    """What a host sees of the VM here, in this stay."""
+    """How a peer reaches the VM on this host in this stay; None: it has not asked it."""
     view = turn.at(peer).outside
     here = turn.observation.local.host_id, turn.state.last_ran
     return view if view is not None and (view.owner, view.stay) == here else None

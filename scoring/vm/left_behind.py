@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What of the VM is left on a host that does not run it, and would be in the way or worse: a
-process without a living guest, a memory image, libvirt's own wish to start it.
+"""Removes what a VM has left behind on a host that does not run it: a process without a living
+guest, a memory image, libvirt's autostart.
 
-A memory image (managed save) is the guest's memory as it was when somebody, or libvirt-guests at a
-shutdown, saved the VM here. Whoever starts the VM here without further thought has it resumed:
-old memory over disks that are newer, once the VM has run anywhere else. Our own start never
-resumes one (agent/vm/hypervisor.py); here one is taken away as soon as the VM has run elsewhere or
-runs here, so that no other start finds it.
+Such a process prevents every start here. A memory image (managed save) is the guest's memory at the
+time when a person, or libvirt-guests at a shutdown, saved the VM here. A start by hand would resume
+it: if the VM has run on another host since, old memory would then work on newer disks. This agent's
+own start never resumes an image (agent/vm/hypervisor.py), and this file removes it as soon as the
+VM runs anywhere, so that no other start finds it.
 
-1. In global maintenance, and while not everything of the whiteboard can be read, nothing is done.
-2. A process of a crashed guest is ended. One that waits for a guest that nobody sends is ended only
-   when that has been so for LEFTOVER_AFTER_S, it holds no lease, and no live host moves the VM.
-3. A memory image goes once the VM is up, here or on a live host; never while one is being written.
+Rules of this file:
+
+1. In global maintenance, or while a slot cannot be read, nothing is removed.
+2. The process of a crashed guest is ended. A process that waits for a guest that no host sends is
+   ended only after LEFTOVER_AFTER_S, if it holds no lease and no live host moves the VM.
+3. A memory image is removed once the VM is up, here or on a live host; never while it is being
+   written.
 4. libvirt's autostart is always turned off: this agent decides when the VM is started.
 """
 
@@ -33,12 +36,12 @@ _EMPTY = frozenset(
 )
 #: A migration that breaks off ends its receiver by itself within moments.
 LEFTOVER_AFTER_S = 10.0
-#: What libvirt did not do is asked of it again after this.
+#: The pause before libvirt is asked again for something that it did not do.
 RETRY_S = 15.0
 
 
 def clear(turn: VmTurn) -> None:
-    """Take away what is left here; called once a beat, after the states."""
+    """Remove what is left here. Called once a beat, after the states."""
     _end_leftover(turn)
     _disarm(turn)
 
@@ -49,7 +52,7 @@ def _may_act(turn: VmTurn) -> bool:
 
 
 def _say(turn: VmTurn, code: Code, text: str) -> None:
-    """Before the reasons of the state, the last of which is the one that counts."""
+    """Add a reason in front of the state's reasons, since the last reason must be the state's."""
     turn.reasons.insert(0, turn.reason(code, text))
 
 

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The state machine of one VM.
 
-Each host runs it for itself, and the published state shows the others what that host is about to do
-with the VM. A state that acted on a guess could start a second copy or end a healthy one, so each
-state acts only on what was seen, and says why it stays or leaves.
+Each host runs its own machine for the VM, and the published state shows the other hosts what this
+one is about to do with it. A state that acted on a guess could start a second copy or end a healthy
+one. So each state acts only on what was observed, and gives the reason why it stays or leaves.
 
 Rules of this file:
 
-1. A state is a function. It returns the next state's name, or stays; it may emit actions
-   and always says why. Within one beat the machine walks on until a state stays, at most
-   once through every state.
-2. An action that starts, stops or moves the VM is emitted once; until its outcome came
-   (`acting`) no other such action is. A sample of the VM older than that outcome is stale,
-   and nothing is concluded from it.
-3. Before any state: the agent is asked to end, global maintenance, a whiteboard newer than
-   this version, an unknown local VM, local maintenance; in this order. Where a VM runs
-   here, local maintenance does not leave it alone: EngineUp drains it first.
-4. Nothing is started while anything needed for it is unknown.
+1. A state is a function that returns the name of the next state, or its own to stay. It may emit
+   actions, and always gives a reason. Within one beat the machine goes on until a state stays, and
+   enters no state twice.
+2. An action that starts, stops or moves the VM is emitted once. Until its outcome has come
+   (`acting`) no other such action is emitted. A sample of the VM that is older than that outcome is
+   stale, and no state judges by it.
+3. The checks of scoring/vm/gates.py come before each state. A VM that is up here in local
+   maintenance is not simply left: EngineUp drains it first.
+4. No VM is started while anything that the start depends on is unknown.
+
+The table of the states is TRANSITIONS in scoring/vm/state.py.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ from dataclasses import replace
 from typing import assert_never
 
 from scoring.decision import CancelMigration, Code, PowerOffVm, ShutDownVm, StartVm
-from scoring.hosts.fence_ask import reached_by
 from scoring.hosts.turn import name_of
 from scoring.observation import StartResult, VmMigrationEnded, VmStartEnded, VmStopEnded
-from scoring.vm import drain, gates, isolation, migration, storage_lost, unstoppable
+from scoring.vm import drain, gates, health, isolation, migration, storage_lost, unstoppable
 from scoring.vm.missing import may_start
 from scoring.vm.move import move
 from scoring.vm.pause import is_paused, left_alone, must_end
@@ -37,9 +37,9 @@ from scoring.vm.room import secure
 from scoring.vm.start import (
     first_in_line,
     lease_allows,
+    locked_image_text,
     may_start_here,
     nobody_else_can,
-    of_locked_image,
 )
 from scoring.vm.state import TRANSITIONS, StateName
 from scoring.vm.turn import VmTurn, entered
@@ -57,7 +57,7 @@ _S = StateName
 
 
 def walk(turn: VmTurn) -> None:
-    """Walk on until a state stays, at most once through every state."""
+    """Run the machine until a state stays; no state is entered twice."""
     visited: set[StateName] = set()
     while turn.state.name not in visited:
         before = turn.state.name
@@ -69,7 +69,7 @@ def walk(turn: VmTurn) -> None:
 
 
 def _fresh(turn: VmTurn) -> bool:
-    """Whether the engine sample may be judged; says so when not."""
+    """Whether the sample of the VM may be used; adds a reason when not."""
     if turn.sample_is_stale:
         turn.because(Code.AWAITING_SAMPLE, "waiting for the VM's state after the last action")
         return False
@@ -90,8 +90,8 @@ def _reinitialize(turn: VmTurn) -> StateName:
 
 
 def _engine_down(turn: VmTurn) -> StateName:
-    """Stays while the VM runs elsewhere, while too little is known, while a better host is
-    there or the lease is not free; otherwise EngineStart."""
+    """Goes to EngineStart; stays while the VM runs elsewhere, too little is known, a better host
+    exists, or the lease is not free."""
     if (name := gates.usual(turn)) is not None:
         return name
     if not _fresh(turn):
@@ -109,6 +109,7 @@ def _engine_down(turn: VmTurn) -> StateName:
 
 
 def _engine_may_start(turn: VmTurn) -> bool:
+    """Whether this host starts the engine now; adds the reason when not."""
     if _is_wanted_down(turn):
         return False
     if not (may_start_here(turn) and lease_allows(turn)):
@@ -118,7 +119,7 @@ def _engine_may_start(turn: VmTurn) -> bool:
 
 
 def _is_wanted_down(turn: VmTurn) -> bool:
-    """Whether an administrator wants the VM down, by the registry; says so."""
+    """Whether the registry has it that an administrator wants the VM down; adds the reason."""
     v = turn.spec
     if v is None or v.want is not Want.DOWN:
         return False
@@ -130,13 +131,13 @@ def _engine_start(turn: VmTurn) -> StateName:
     if (outcome := turn.take(VmStartEnded)) is not None:
         return _start_ended(turn, outcome)
     if turn.state.acting:
-        # Leaving now would forget that a start is under way.
+        # The start is under way; its outcome must be handled in this state.
         turn.because(Code.STARTING, f"starting the VM for {turn.in_state_s:.0f} s")
         return _S.ENGINE_START
     if (name := gates.usual(turn)) is not None:
         return name
     if not turn.start_allowed:
-        # What EngineDown found in an earlier beat allows nothing now.
+        # EngineDown allows a start for its own beat alone.
         turn.because(Code.START_FAILED, "the start ended without a result, looking anew")
         return _S.ENGINE_DOWN
     turn.because(Code.STARTING, "starting the VM here")
@@ -153,7 +154,7 @@ def _start_ended(turn: VmTurn, outcome: VmStartEnded) -> StateName:
             turn.because(Code.START_LOST_RACE, f"another host holds the lease: {outcome.detail}")
             return _S.ENGINE_DOWN
         case StartResult.IMAGE_LOCKED:
-            turn.because(Code.IMAGE_LOCKED, of_locked_image(turn))
+            turn.because(Code.IMAGE_LOCKED, locked_image_text(turn))
             return _S.ENGINE_DOWN
         case StartResult.FAILED:
             text = f"start number {turn.state.retries} failed: {outcome.detail}"
@@ -190,7 +191,7 @@ def _engine_starting(turn: VmTurn) -> StateName:
             turn.because(Code.LEASE_LOST_RACE, "another host took the lease, cleaning up here")
             return _S.ENGINE_FORCE_STOP
         if turn.vm is VmStatus.DOWN_UNEXPECTED:
-            # It died before it was ever healthy: that start has failed.
+            # The VM died before it was healthy: this counts as a failed start.
             _count_failed_start(turn)
         return _gone(turn)
     if must_end(turn) or storage_lost.ends(turn):
@@ -206,12 +207,10 @@ def _engine_starting(turn: VmTurn) -> StateName:
         return name
     overdue = turn.in_state_s >= (turn.bad_health_s if is_paused(turn) else turn.starting_s)
     if overdue and engine.health is Health.BAD:
-        if _never_healthy(turn):
+        if health.has_never_passed(turn):
             return _S.ENGINE_UP
-        turn.because(
-            Code.STARTING_TIMEOUT,
-            f"not healthy {turn.in_state_s:.0f} s after its start ({_cause(turn)}), stopping it",
-        )
+        why = f"not healthy {turn.in_state_s:.0f} s after its start ({health.cause(turn)})"
+        turn.because(Code.STARTING_TIMEOUT, f"{why}, stopping it")
         return _S.ENGINE_STOP
     turn.because(Code.ENGINE_BOOTING, f"the VM boots, {engine.reason or 'not healthy yet'}")
     return _S.ENGINE_STARTING
@@ -234,9 +233,9 @@ def _engine_up(turn: VmTurn) -> StateName:
         if turn.here.lease_held is False and not is_paused(turn):
             turn.because(Code.VM_TWICE, f"{name_of(other)} runs the VM too, stopping it here")
             return _S.ENGINE_STOP
-        # Ours holds the lease: whatever the other one claims, it is not the VM. And while
-        # nobody knows whether ours does, nothing is done to it: unknown is not "no".
-        # Nor does a word alone end what is paused, and gave its lease back for that.
+        # The process here holds the lease, so what the other host reports is not the VM. While it
+        # is not known whether it does, the VM is not stopped: unknown is not "no". A paused VM has
+        # given its lease back; another host's report alone does not end it either.
         held = "but the lease is held here" if turn.here.lease_held else "who holds it is not known"
         if turn.here.lease_held is False and turn.here.domain.outdated is False:
             held = "but no other host has held the lease since it was paused here"
@@ -254,60 +253,15 @@ def _engine_up(turn: VmTurn) -> StateName:
         return name
     if local.shutdown is None and (name := move(turn)) is not None:
         return name
-    return _judge_health(turn)
+    return health.judge(turn)
 
 
 def _given_away(turn: VmTurn) -> StateName | None:
-    """The VM leaves this host: it is going down, or nobody reaches the VM here."""
+    """The next state if the VM leaves this host, since the host shuts down or nobody reaches the VM
+    here; None: it does not leave."""
     if turn.observation.local.shutdown is not None:
         return drain.leave(turn)
     return isolation.act(turn)
-
-
-def _judge_health(turn: VmTurn) -> StateName:
-    engine = turn.here.report
-    if engine.health is Health.BAD:
-        if turn.state.name is not _S.ENGINE_UP_BAD_HEALTH:
-            turn.because(
-                Code.ENGINE_BAD_HEALTH, f"the VM is up, but {engine.reason or 'unhealthy'}"
-            )
-            return _S.ENGINE_UP_BAD_HEALTH
-        if _never_healthy(turn):
-            # What was never seen to work proves nothing by failing: the check itself may be wrong.
-            turn.because(
-                Code.NEVER_HEALTHY,
-                f"the VM was never healthy since it was set up ({_cause(turn)}): it is left "
-                "running; is the health check right ([health] in the configuration)?",
-            )
-            turn.state = replace(turn.state, since_s=turn.now_s)
-            return _S.ENGINE_UP_BAD_HEALTH
-        if turn.number == ENGINE and (
-            who := reached_by(turn.host, turn.observation.local.host_id, turn.state.last_ran)
-        ):
-            turn.because(
-                Code.SICK_BUT_REACHED,
-                f"unhealthy by this host's own check ({_cause(turn)}), but {', '.join(who)} had an "
-                "answer of the VM: it is left running",
-            )
-            turn.state = replace(turn.state, since_s=turn.now_s)
-            return _S.ENGINE_UP_BAD_HEALTH
-        grace_s = turn.bad_health_s
-        if turn.in_state_s >= grace_s:
-            turn.because(
-                Code.BAD_HEALTH_TIMEOUT,
-                f"unhealthy for {turn.in_state_s:.0f} s ({_cause(turn)}), restarting",
-            )
-            return _S.ENGINE_STOP
-        turn.because(
-            Code.ENGINE_BAD_HEALTH,
-            f"unhealthy ({_cause(turn)}), stopping it in {grace_s - turn.in_state_s:.0f} s",
-        )
-        return _S.ENGINE_UP_BAD_HEALTH
-    if engine.health is Health.GOOD:
-        turn.because(Code.ENGINE_HEALTHY, "the VM is up and healthy here")
-        return _S.ENGINE_UP
-    turn.because(Code.ENGINE_HEALTH_UNKNOWN, "the VM is up here, its health is not known now")
-    return turn.state.name
 
 
 def _engine_stop(turn: VmTurn) -> StateName:
@@ -327,7 +281,8 @@ def _engine_stop(turn: VmTurn) -> StateName:
     if not turn.sample_is_stale and is_paused(turn) and turn.here.domain.pause:
         turn.because(Code.VM_PAUSED, "the VM is paused and cannot shut down, ending it")
         if turn.here.domain.pause is Pause.IO_ERROR:
-            # Another host may have a better way to the disk: this one comes after its equals.
+            # Another host may have a working way to the disk: with the penalty of a failed start
+            # this host comes after its equals.
             _count_failed_start(turn)
         return _S.ENGINE_FORCE_STOP
     if isolation.is_over(turn):
@@ -475,21 +430,11 @@ _HANDLERS: Mapping[StateName, Callable[[VmTurn], StateName]] = {
 }
 
 
-# --- questions that several states ask ------------------------------------------------------
-
-
-def _never_healthy(turn: VmTurn) -> bool:
-    """The check has never been seen to work, and the VM may well; a paused one surely does not."""
-    return not turn.here.healthy_before and not is_paused(turn)
-
-
-def _cause(turn: VmTurn) -> str:
-    """What the health check found last."""
-    return turn.here.report.reason or "no reason"
+# --- a question that several states ask ----------------------------------------------------
 
 
 def _gone(turn: VmTurn) -> StateName:
-    """The VM is not up here any more: died, or gone in a way that may be a move."""
+    """The next state when the VM is not up here any more: it has died, or may have moved."""
     engine = turn.here.report
     if engine.vm is VmStatus.DOWN_UNEXPECTED:
         turn.because(Code.VM_DIED, f"the VM died: {engine.detail or 'unexpectedly'}")

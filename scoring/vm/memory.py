@@ -2,9 +2,9 @@
 """Updates the memory about one VM, from the observation and from ended actions, before any state
 acts.
 
-Every state reads this memory, so it is updated in one place and first. If each state took in the
-outcomes itself, an outcome that comes while another state is in charge would be lost: a failed
-start would not count, or an order would stay open for ever.
+Every state reads this memory, so it is updated once and first. If each state handled the outcomes
+itself, an outcome that comes after the machine has left that state would be lost: a failed start
+would not count, or an order would never be answered.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scoring.vm.turn import VmTurn
 
 
 def take_in(turn: VmTurn) -> None:
-    """Bring memory up to date with what was seen and with what ended, before any state acts."""
+    """Update the memory by the observation and by the actions that have ended."""
     state, observation, now_s = turn.state, turn.observation, turn.now_s
     if state.since_s is None:
         last_ran = max(state.last_ran, turn.here.last_ran)
@@ -50,7 +50,7 @@ def take_in(turn: VmTurn) -> None:
         uplink_down_s = None
     elif uplink_down_s is None:
         uplink_down_s = now_s
-    # A host that comes back may have been mended.
+    # A host that was away may have been repaired: its failed moves are forgotten.
     problems = {
         host: known
         for host, known in state.move_problems.items()
@@ -63,7 +63,7 @@ def take_in(turn: VmTurn) -> None:
         "locked_since_s": None if up else state.locked_since_s,
         "move_problems": problems,
     }
-    # A new state is not made for nothing: there may be fifty VMs.
+    # Copying the state costs time, and there may be fifty VMs.
     if any(getattr(state, name) != value for name, value in changed.items()):
         state = replace(state, **changed)  # type: ignore[arg-type]
     turn.state = state
@@ -71,7 +71,7 @@ def take_in(turn: VmTurn) -> None:
 
 
 def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:
-    """What an ended action changes in memory; the states read the outcome itself as well."""
+    """The memory after an action has ended. The states read the outcome itself as well."""
     match outcome:
         case VmStartEnded(result=StartResult.FAILED):
             return replace(
@@ -114,16 +114,16 @@ def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:
         case MigrationPath():
             return replace(state, asking_path=False, path=outcome)
         case _:
-            # What the hosts' part remembers (scoring/hosts/fencing.py).
+            # The memory about hosts takes in the other outcomes (scoring/hosts/fencing.py).
             return state
 
 
 def _moved(state: VmState, outcome: VmMigrationEnded, now_s: float) -> VmState:
-    """What the end of a migration says of later moves to that host."""
+    """The memory of failed moves after a migration has ended."""
     target = outcome.target
     failed_s = {host: at_s for host, at_s in state.move_failed_s.items() if host != target}
     problems = {host: known for host, known in state.move_problems.items() if host != target}
-    # What an operator ordered, and may have cancelled, says nothing of our own moves.
+    # An operator's order may have been cancelled: it says nothing about the agent's own moves.
     if not outcome.ok and (state.order is None or state.order.kind is not OrderKind.MIGRATE):
         failed_s[target] = now_s
         before = state.move_problems.get(target)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A migration that is under way is watched over: it ends in time, or is cancelled.
+"""Limits the time of a migration that is under way: it ends in time, or is cancelled.
 
-While a VM is being sent its host has to keep it, and no other may start it. So a migration has an
-end that all hosts know, whoever began it.
+While a VM is being migrated its host has to keep it, and no other host may start it. A migration
+that never ended would block both. So each migration has an end that all hosts know, even one that
+this agent did not begin.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from scoring.timing import NEVER_S
 from scoring.vm import drain
 from scoring.vm.turn import VmTurn
 
-#: A migration that was cancelled and goes on is cancelled again after this.
+#: How long after a cancellation a migration that still goes on is cancelled again.
 CANCEL_RETRY_S = 15.0
 
 
 def watch_over(turn: VmTurn) -> None:
-    """A migration that this agent did not begin, or does not remember: it ends as one of its own
-    would, `migration_timeout_s` after its begin."""
+    """Cancel a migration that this agent did not begin, or does not remember, when it is overdue:
+    `migration_timeout_s` after its begin, as one of its own."""
     state, here = turn.state, turn.here
     begun_s = state.since_s if here.migrating_s is None else here.taken_s - here.migrating_s
     assert begun_s is not None
@@ -41,7 +42,7 @@ def watch_over(turn: VmTurn) -> None:
 
 
 def cancel(turn: VmTurn, why: str, action: CancelMigration) -> None:
-    """Have the migration that is under way cancelled; again where it goes on."""
+    """Order the cancellation of the migration that is under way, unless it was ordered just now."""
     state = turn.state
     turn.because(Code.MIGRATION_OVERDUE, f"the migration is being cancelled, for {why}")
     is_asked = state.asking_cancel or state.cancelling is not None

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Decides whether this host starts a missing VM of the registry now.
 
-The engine follows the reference's rules (scoring/vm/start.py). Any other VM goes where the plan
-that all hosts make alike has a place for it; and it may wait for others that it needs.
+The engine follows the reference's rules (scoring/vm/start.py). Every other VM starts on the host
+that the plan names; all hosts make the same plan, so that no two of them start the same VM or use
+the same memory. A VM may also have to wait for others that it needs.
 
 The questions, in this order:
 
-    wanted up?           an administrator may want it down
-    can it at all?       storage, obstacles, lockspace, enough seen, nobody acts on it
-    is the lease free?   sanlock's answer, and the takeover where its owner is silent
-    is it our turn?      the plan: this host is first, or those before it had their time
-    is there room?       claimed, and granted (scoring/vm/room.py)
-    may it come up yet?  what it needs is healthy, and few enough others are starting here
+    wanted up?                an administrator may want it down
+    is this host able?        storage, obstacles, lockspace, enough seen, no host acts on the VM
+    is the lease free?        sanlock's answer; a takeover if its owner is silent
+    is it this host's turn?   it is first in the plan, or the hosts before it had their time
+    is there room?            claimed and granted (scoring/vm/room.py)
+    may it start yet?         the VMs that it needs are healthy, and few others are starting here
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from scoring.vm.room import secure
 from scoring.vm.turn import VmTurn
 from scoring.vm_facts import Health, VmSpec, VmStatus, Want
 
-#: A VM goes on without those that come before it after so long.
+#: How long a VM waits for the VMs of its `after` to be healthy.
 AFTER_PATIENCE_S = 180.0
-#: So many starts are under way on one host at the same time: sanlock has eight threads, and an
-#: acquire can sleep in one of them; the fence lease must never wait for one.
+#: The most starts that are under way on one host at the same time. sanlock has eight threads, and
+#: each acquire may occupy one for long; acquiring the fence lease must not have to wait for them.
 STARTS_AT_ONCE = 4
 
 
 def may_start(turn: VmTurn) -> bool:
-    """Whether this host starts the VM now; says why not."""
+    """Whether this host starts the VM now; adds the reason when not."""
     several, v = turn.several, turn.spec
     assert several is not None and v is not None, "only a VM of the registry takes a step"
     if v.want is Want.DOWN:
@@ -43,7 +44,7 @@ def may_start(turn: VmTurn) -> bool:
         return False
     if not _is_our_turn(turn, v):
         return False
-    if not secure(turn, several.own_id) or not _is_time(turn, v):
+    if not secure(turn, several.own_id) or not _need_not_wait(turn, v):
         return False
     if several.starting >= STARTS_AT_ONCE:
         turn.because(Code.STARTS_WAITING, f"{several.starting} other VMs are starting here")
@@ -53,6 +54,7 @@ def may_start(turn: VmTurn) -> bool:
 
 
 def _is_our_turn(turn: VmTurn, v: VmSpec) -> bool:
+    """Whether the plan has this host start the VM now; adds the reason when not."""
     several = turn.several
     assert several is not None
     plan, number = several.plan, turn.number
@@ -77,11 +79,13 @@ def _is_our_turn(turn: VmTurn, v: VmSpec) -> bool:
     return True
 
 
-def _is_time(turn: VmTurn, v: VmSpec) -> bool:
-    """Whether what it needs is healthy, or is not waited for any longer."""
+def _need_not_wait(turn: VmTurn, v: VmSpec) -> bool:
+    """Whether the VMs of its `after` are healthy, or have been waited for long enough; adds the
+    reason when not."""
     several = turn.several
     assert several is not None
-    # The memory of one that is being started is taken before it is shown: it has its place.
+    # A claimed VM has its place, even if the plan finds it short: its own process, which is not
+    # shown yet, may have taken the memory already.
     coming = {claim.number for claim in several.claims}
     waits_for = [
         several.specs[n].name
@@ -108,7 +112,7 @@ def _is_time(turn: VmTurn, v: VmSpec) -> bool:
 
 
 def _is_healthy(turn: VmTurn, number: int) -> bool:
-    """Whether some live host says that this other VM is up and healthy there."""
+    """Whether a live host reports that VM up and healthy."""
     good = (VmStatus.UP, Health.GOOD)
     local = seen.here(turn.observation.local, number).report
     if (local.vm, local.health) == good:

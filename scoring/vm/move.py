@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Decides whether the VM should move: out of a host in local maintenance, or to a better host.
 
-A live migration costs the users a moment and the network much, and a target that looked better for
-a second may not be. So a healthy VM moves only when another host has been clearly better for a
-while; out of a host in maintenance it moves at once, to whichever host can take it.
+A live migration interrupts the users for a moment and loads the network. A host that looks better
+for one second may not be better. So a healthy VM moves only when another host has been clearly
+better for a while. Out of a host in maintenance it moves at once, to any host that can take it.
 
 Rules of this file:
 
-1. A host to which a move failed is left alone for `migrate_retry`, twice as long after each
-   further failure, RETRY_MAX_S at most; for LASTING_RETRY_S where the cause does not go away by
-   itself. A drain goes on to the next host meanwhile, unless the cause is the same everywhere.
-2. A drain that gets nowhere says why, of each host, in libvirt's own words, and what a person can
-   do. It ends the VM only where a person asked for that (scoring/vm/restart.py): the VM is well
-   here.
+1. After a failed move to a host, the next one there waits for `migrate_retry`, twice as long after
+   each further failure, RETRY_MAX_S at most; it waits for LASTING_RETRY_S if the cause does not go
+   away by itself. Meanwhile a drain tries the next host, unless the cause is the same on every
+   host.
+2. A drain that does not succeed gives the reason for each host, in libvirt's own words, and what a
+   person can do. It stops the VM only if a person has asked for that (scoring/vm/restart.py), since
+   the VM is well here.
 """
 
 from __future__ import annotations
@@ -36,19 +37,21 @@ from scoring.vm_facts import ENGINE, VmStatus
 
 RETRY_MAX_S = 900.0
 LASTING_RETRY_S = 3600.0
-#: After so many failures in a row a host counts as one that cannot take the VM.
+#: After this many failures in a row a host counts as one that cannot take the VM.
 STUCK_TRIES = 3
-#: So many hosts are named with what keeps the VM from them; the rest is counted.
+#: How many hosts are named with their reason; the others are only counted.
 NAMED_MAX = 4
-#: So many VMs leave a host at the same time.
+#: How many VMs leave a host at the same time.
 DRAINED_AT_ONCE = 2
 
 
 def move(turn: VmTurn) -> StateName | None:
-    """Whether the VM should be migrated: this host drains, or another is better for long enough."""
+    """The next state if the VM is to leave this host, for a drain or for a better host; None: it
+    stays for now."""
     drained_for = _drained_for(turn)
     draining = bool(drained_for)
-    # At rest it costs nothing to have many VMs: who could take one is asked when it is to move.
+    # For a VM of the registry the targets are found only when it is to move: at rest, many VMs
+    # must cost nothing.
     candidates = targets(turn) if draining or turn.number == ENGINE else []
     best = _drain_to(turn, candidates, drained_for) if draining else _better_place(turn, candidates)
     if best is None:
@@ -83,7 +86,7 @@ def can_migrate(turn: VmTurn) -> bool:
 
 
 def _drained_for(turn: VmTurn) -> str:
-    """Why this host is emptied; empty: it is not."""
+    """Why the VM has to leave this host; empty: it need not."""
     if turn.observation.local.maintenance:
         return "local maintenance"
     if turn.number != ENGINE and others_leave(turn):
@@ -94,23 +97,24 @@ def _drained_for(turn: VmTurn) -> str:
 def _drain_to(
     turn: VmTurn, candidates: list[placement.Candidate], drained_for: str
 ) -> placement.Candidate | None:
+    """The host to which a drain moves the VM next; None: none now, and the reason is added."""
     if not candidates:
         said = f"{drained_for}: no other live host can take the VM"
-        turn.because(Code.DRAIN_WAITING, f"{said}{_each(_why_none(turn))}")
+        turn.because(Code.DRAIN_WAITING, f"{said}{_listed(_why_none(turn))}")
         return None
     several = turn.several
     if several is not None and several.moving >= DRAINED_AT_ONCE and turn.state.held is None:
         text = f"{drained_for}: {several.moving} other VMs are moved first"
         turn.because(Code.DRAIN_WAITING, text)
         return None
-    # The best one that did not fail just now; all of them did: the best one, later.
+    # The best host without a pause; if all have one, the best host, which is tried later.
     return next((c for c in candidates if not pause_s(turn, c.host_id)), candidates[0])
 
 
 def _better_place(
     turn: VmTurn, candidates: list[placement.Candidate]
 ) -> placement.Candidate | None:
-    """A host that has been better for long enough."""
+    """A host that has been better for long enough; None: there is none yet."""
     if turn.number == ENGINE:
         best = candidates[0] if candidates else None
         gap = 0 if best is None else best.score - own(turn).score
@@ -132,7 +136,7 @@ def _better_place(
 
 
 def pause_s(turn: VmTurn, target: int) -> float:
-    """How long a host is left alone after a move there failed; 0: not at all."""
+    """How long the next move to that host has to wait after a failed one; 0: not at all."""
     host = _problem_at(turn, target)
     failed_s = turn.state.move_failed_s.get(host)
     if failed_s is None:
@@ -147,8 +151,8 @@ def pause_s(turn: VmTurn, target: int) -> float:
 
 
 def _problem_at(turn: VmTurn, target: int) -> int:
-    """The host whose failed move counts for that target: its own, else one whose cause is the same
-    everywhere."""
+    """The host whose failed move counts for that target: the target itself, else a host whose
+    failure has a cause that is the same on every host."""
     known = turn.state.move_problems
     if target in known:
         return target
@@ -156,18 +160,18 @@ def _problem_at(turn: VmTurn, target: int) -> int:
 
 
 def failures(turn: VmTurn, hosts: Iterable[int]) -> str:
-    """Why the last moves to these hosts failed, to follow a sentence; empty where none did."""
+    """Why the last moves to these hosts failed, as the end of a sentence; empty: none failed."""
     known = turn.state.move_problems
     for problem in known.values():
         if problem.everywhere:
             return f": to any host: {problem.why}"
     names = {peer.host_id: name_of(peer) for peer in turn.observation.peers}
     failed = [host for host in hosts if host in known]
-    return _each([f"{names.get(host, f'host {host}')}: {known[host].why}" for host in failed])
+    return _listed([f"{names.get(host, f'host {host}')}: {known[host].why}" for host in failed])
 
 
 def why_not(turn: VmTurn, target: int) -> str:
-    """Why a host cannot take the VM; each reason has its own words. Empty: it can."""
+    """Why a host cannot take the VM, as a sentence; empty: it can."""
     if target == turn.observation.local.host_id:
         return "the VM runs on this very host"
     peer = next((p for p in turn.observation.peers if p.host_id == target), None)
@@ -182,6 +186,7 @@ def why_not(turn: VmTurn, target: int) -> str:
 
 
 def _not_fit_to_run(turn: VmTurn, peer: PeerReport) -> str:
+    """Why a live host cannot take the VM, as a sentence; empty: it can."""
     if peer.maintenance:
         return f"{name_of(peer)} is in local maintenance"
     if peer.stopped:
@@ -203,7 +208,7 @@ def _not_fit_to_run(turn: VmTurn, peer: PeerReport) -> str:
 
 
 def _has_no_place(turn: VmTurn, peer: PeerReport) -> str:
-    """Why a host cannot take a VM of the registry."""
+    """Why a live host cannot take a VM of the registry, as a sentence; empty: it can."""
     several, v = turn.several, turn.spec
     assert several is not None and v is not None
     if peer.speaks < SPEAKS_SEVERAL:
@@ -218,13 +223,14 @@ def _has_no_place(turn: VmTurn, peer: PeerReport) -> str:
 
 
 def _why_none(turn: VmTurn) -> list[str]:
-    """Why each other host that did not stop cannot take the VM."""
+    """Why each other host, whose agent was not stopped, cannot take the VM."""
     peers = [peer for peer in turn.observation.peers if not peer.stopped]
     return [why for peer in peers if (why := why_not(turn, peer.host_id))]
 
 
 def _say_failed(turn: VmTurn, candidates: list[placement.Candidate], left_s: float) -> None:
-    """Moves to all of these have failed, and none is tried before `left_s`."""
+    """Add the reason that moves to all of these have failed, and that the next one waits for
+    `left_s`."""
     hosts = [candidate.host_id for candidate in candidates]
     why = failures(turn, hosts)
     if not (turn.observation.local.maintenance and _is_stuck(turn, candidates)):
@@ -239,13 +245,14 @@ def _say_failed(turn: VmTurn, candidates: list[placement.Candidate], left_s: flo
 
 
 def _is_stuck(turn: VmTurn, candidates: list[placement.Candidate]) -> bool:
-    """Whether no time mends what keeps the VM from moving to any of these."""
+    """Whether waiting does not help: each of these hosts has a lasting problem, or too many failed
+    moves."""
     problems = turn.state.move_problems
     known = [problems.get(_problem_at(turn, candidate.host_id)) for candidate in candidates]
     return all(each and (each.lasting or each.tries >= STUCK_TRIES) for each in known)
 
 
-def _each(said: list[str]) -> str:
-    """What is said of several hosts, to follow a sentence."""
+def _listed(said: list[str]) -> str:
+    """The reasons of several hosts, as the end of a sentence."""
     more = f"; and {len(said) - NAMED_MAX} more" if len(said) > NAMED_MAX else ""
     return f": {'; '.join(said[:NAMED_MAX])}{more}" if said else ""

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Orders of an operator on this host: move the VM, start it, stop it.
+"""Carries out an operator's orders on this host: move the VM, start it, stop it.
 
-A person who types a command must not be able to do harm that the cluster itself would not do: start
-the VM twice, or move it to a host that cannot run it. So an order is an input of the decision like
-any other, and not a way around it.
+A command must not be able to do harm that the cluster itself would not do, such as starting the VM
+twice or moving it to a host that cannot run it. So an order is an input of the decision like any
+other, and passes the same checks.
 
 Rules of this file:
 
-1. An order passes the same checks as a decision of the agent's own: one action on the VM at a
-   time, the lease, maintenance. What must not be done is refused with its reason, at once.
-2. Each order is answered: under way, done or refused; an agent takes one once. One that comes
-   while another is under way is refused and changes nothing of that one; only a cancellation
-   goes beside the migration that it ends.
-3. In global maintenance nothing moves; but starting and stopping the VM by hand is what the
-   mode is for, and is done.
-4. Nothing here waits for long: who owns the lease is asked, and a start that the lease does
-   not allow now is refused, not kept for later.
+1. An order passes the same checks as the agent's own decisions: one action on the VM at a time, the
+   lease, maintenance. An order that must not be carried out is refused at once, with the reason.
+2. Each order gets an answer: under way, done or refused. The agent takes each order once. An order
+   that comes while another is under way is refused and does not affect that one; only the
+   cancellation of a migration may come while the migration is under way.
+3. In global maintenance the VM is not moved. Orders to start and stop it are carried out: that mode
+   exists so that people do this by hand.
+4. No order waits for long: the lease's owner is asked, and a start that the lease does not allow
+   now is refused, not kept for later.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ _S = StateName
 
 #: States in which the VM is up here and may be moved.
 _UP = frozenset({_S.ENGINE_UP, _S.ENGINE_UP_BAD_HEALTH})
-#: States out of which an ordered start may be made.
+#: States in which the VM may be started by an order.
 _STARTABLE = frozenset({_S.ENGINE_DOWN, _S.ENGINE_UNEXPECTEDLY_DOWN, _S.ENGINE_MAYBE_AWAY})
-#: Orders that may wait: for an answer about the lease, for the room on the target.
+#: Orders that may wait: a start for the answer about the lease, a move for the room on the target.
 _PENDING = frozenset({OrderKind.START, OrderKind.MIGRATE})
-#: How long the question who owns the lease may take.
+#: How long an order waits for the answer about the lease, or for the room.
 LEASE_PATIENCE_S = 15.0
-#: So many answers are kept for those who ask what became of their orders.
+#: How many answers are kept, for the commands that ask about their orders.
 ANSWERS_MAX = 8
 
 
 def take(turn: VmTurn) -> None:
-    """Take up a new order, or go on with one that waits for the lease's answer."""
+    """Begin a new order, or continue one that waits."""
     order, state = turn.observation.order, turn.state
     if order is not None and order.vm != turn.number:
         order = None
@@ -80,7 +80,7 @@ def take(turn: VmTurn) -> None:
 
 
 def with_outcome(state: VmState, outcome: Outcome) -> VmState:
-    """The order that this outcome ends is answered."""
+    """The memory with an answer to the order that this outcome ends, if it ends one."""
     if isinstance(outcome, MigrationCancelled):
         if state.cancelling is None:
             return state
@@ -110,14 +110,15 @@ def _answered(state: VmState, ok: bool, text: str) -> VmState:
 
 
 def _with_answer(state: VmState, answer: OrderAnswer) -> VmState:
-    """The answers with this one in its place; whoever is under way is never forgotten."""
+    """The memory with this answer instead of an earlier one to the same order. Orders that are
+    under way keep their answer; of the others the oldest are dropped."""
     others = [a for a in state.answers if a.number != answer.number]
     kept = sorted([*others, answer], key=lambda a: (a.ok is None, a.number))[-ANSWERS_MAX:]
     return replace(state, answers=tuple(sorted(kept, key=lambda a: a.number)))
 
 
 def _begin(turn: VmTurn, order: Order) -> str:
-    """Why it is refused; empty when it is under way."""
+    """Begin an order: why it is refused; empty: it is under way."""
     if turn.observation.stopping:
         return "the agent on this host is ending"
     earlier = turn.state.order
@@ -141,7 +142,7 @@ def _busy(turn: VmTurn) -> str:
 
 
 def _not_here(turn: VmTurn) -> str:
-    """Why the VM cannot be had from here; empty when it is up here."""
+    """Why an order about a running VM cannot be given here; empty: the VM is up here."""
     if turn.vm_up_here:
         return ""
     if turn.vm is VmStatus.UNKNOWN:
@@ -266,7 +267,7 @@ def _no_start(turn: VmTurn) -> str:
 
 
 def _owned(lease: LeaseAnswer, own_id: int) -> str:
-    """Why the lease cannot be had now; empty when it can."""
+    """Why the lease cannot be taken now; empty: it can."""
     if not lease.known:
         return f"who owns the engine lease is not known: {lease.detail}"
     if not lease.keeps_out(own_id):

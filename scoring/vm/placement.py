@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which host is best, and whose turn it is.
+"""The order in which hosts may start the engine.
 
-The highest score wins. Equal hosts are ordered: the one that ran the engine last, then
-the lowest host id. The reference lets equal hosts race for the lease; here the second
-waits for the first, so that nobody loses a race that need not be run.
+The highest score comes first; of equal hosts the one that ran the engine last, then the lowest host
+id. The reference lets equal hosts race for the lease. Here each host waits for the one before it,
+so that there is no race.
 """
 
 from __future__ import annotations

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where each missing VM goes.
+"""Plans on which host each missing VM starts.
 
-Every host makes this plan for itself, from the same slots, and acts on its own part of it alone:
-there is no planner whose death would leave VMs without a place. A wrong plan costs seconds and
-never data, since the VM's own lease decides who runs it. A VM that runs is never in the plan: only
-what is missing gets a place, so that nothing moves at rest.
+Every host makes this plan for itself, from the same slots, and carries out only its own part. So
+there is no planner whose death would leave VMs without a place. A wrong plan costs seconds but
+never data, since the VM's own lease decides which host runs it. Only missing VMs are in the plan: a
+VM that runs is never moved by it.
 
 Rules:
 
-1. Missing VMs are placed one after the other, in the order of scoring/vm/spec.py, each into what
+1. Missing VMs are placed one after the other, in the order of scoring/vm/spec.py; each gets what
    the ones before it have left.
-2. A host may run a VM where it is live and open, understands several VMs, is fit (score above 0)
-   and has not failed to start it lately, and where no rule of the VM (`only`, `apart`, `together`)
-   forbids it.
-3. Of the hosts with enough memory (for all that must be together, where there is such a host) the
-   one that has claimed the VM comes first (its room is spoken for before any other VM is placed);
-   the others follow by the VM's own preference, by score in steps of 400
-   points (less is noise), by the share of memory that it leaves free in 16ths, by who ran it last,
-   by how many VMs are there, so that small VMs do not all go to one host, by host id.
-4. A VM without a place is named together with how much memory it is short of on the host that has
-   most. A VM with `overcommit` then starts where it would fit best all the same.
-5. A VM that is claimed has its place, also where its memory does not fit any more: its own process,
-   which is not shown as up yet, may have taken it. Who claimed it looks at the room by itself.
+2. A host may run a VM if it is live and open, understands several VMs, has a score above 0, has not
+   failed to start that VM lately, and if no rule of the VM (`only`, `apart`, `together`) forbids
+   it.
+3. The hosts with enough memory are ordered as follows. First the host that has claimed the VM; its
+   memory is reserved before any other VM is placed. Then by the VM's `prefer`; by score in steps of
+   400 points (less is noise); by the share of memory that stays free, in 16ths; by which host ran
+   the VM last; by the number of VMs there, so that small VMs do not all go to one host; by host id.
+   For VMs that must be together, only hosts with memory for all of them count, if there is one.
+4. A VM without a place is named, with the memory that it is short of on the host that has most. A
+   VM with `overcommit` then starts on the best host all the same.
+5. A VM that is claimed keeps its place even if its memory does not fit there any more: its own
+   process, which is not shown as up yet, may have taken that memory. The host that claimed it
+   checks the room itself.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm.spec import Relations, relations
 from scoring.vm_facts import VmSpec, Want
 
-#: Scores that differ by less count as equal, as many points as missing memory costs.
+#: Scores that differ by less count as equal: the penalty for missing memory.
 SCORE_STEP = 400
-#: Free memory is compared in so many parts of the whole.
+#: Free memory is compared as a share of the whole, in this many parts.
 FREE_PARTS = 16
 _NONE: Mapping[int, int] = MappingProxyType({})
 
@@ -45,12 +46,11 @@ _NONE: Mapping[int, int] = MappingProxyType({})
 class Host:
     """One live host as its slot shows it.
 
-    `score`: what it has left of the base score, before what a VM lacks there. `total_mb`,
-    `free_mb`, `free_huge_mb`: its memory, what of it is not committed, and what of its huge pages
-    is free, in MiB. `vms`: numbers of the VMs that are there. `open`: it takes VMs (no
-    maintenance, not stopping, knows its own VMs). `barred`: numbers of VMs that failed to start
-    there lately. `last_ran`: how late in the row of all runs it ran a VM. `lacks`: points that a VM
-    lacks there.
+    `score`: its score before the penalties of a particular VM. `total_mb`: its memory in MiB;
+    `free_mb`: the part that is not committed; `free_huge_mb`: the free huge pages. `vms`: the
+    numbers of the VMs there. `open`: it takes VMs (no maintenance, not stopping, in the lockspace).
+    `barred`: the numbers of VMs that it must not start now. `last_ran`: each VM's `last_ran` there.
+    `lacks`: each VM's own penalties there, in points.
     """
 
     host_id: int
@@ -68,10 +68,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`order`: for each VM that has a place the ids of the hosts that may take it, the best first.
-    `short`: for each VM that has none how many MiB it is short of; its whole memory where no host
-    may run it at all. `largest`: for each of those the host that has most room of those that may
-    run it; not in it where none may."""
+    """Where the missing VMs go, by VM number. `order`: for each VM with a place, the ids of the
+    hosts that may take it, the best first. `short`: for each VM without a place, how many MiB it is
+    short of; its whole memory if no host may run it. `largest`: for each of these VMs the host with
+    most free memory among those that may run it, if there is one."""
 
     order: Mapping[int, tuple[int, ...]]
     short: Mapping[int, int]
@@ -130,8 +130,8 @@ def place(
 
 @dataclass(frozen=True, slots=True)
 class NoPlace:
-    """A VM without a place: `short_mb` of its `needs_mb` are missing on `host_id`, the host that
-    has most room of those that may run it (None: none may)."""
+    """A VM without a place: `short_mb` of its `needs_mb` are missing on `host_id`, the host with
+    most free memory among those that may run it (None: no host may)."""
 
     number: int
     needs_mb: int
@@ -142,9 +142,9 @@ class NoPlace:
 def n_plus_1(
     specs: Iterable[VmSpec], hosts: Iterable[Host], missing: frozenset[int]
 ) -> Mapping[int, Mapping[int, int]]:
-    """Host id -> the VMs that would have no place if that host died, with the MiB that they would
-    be short of; hosts whose death leaves nobody without a place are not in it. VMs that have no
-    place already are named for no host."""
+    """Host id -> the VMs that would lose their place if that host died, each with the MiB that it
+    would be short of. Hosts without such VMs are left out, and so are VMs that have no place
+    already."""
     specs, hosts = tuple(specs), tuple(hosts)
     plans = after_each_death(specs, hosts, missing)
     found = without_place(plans, specs, place(specs, hosts, missing))
@@ -154,8 +154,8 @@ def n_plus_1(
 def after_each_death(
     specs: Iterable[VmSpec], hosts: Iterable[Host], missing: frozenset[int]
 ) -> Mapping[int, Plan]:
-    """Host id -> the plan for what would be missing if that host died; a host whose death would
-    change nothing is not in it."""
+    """Host id -> the plan for the VMs that would be missing if that host died. Hosts whose death
+    would leave no VM missing are left out."""
     specs, hosts = tuple(specs), tuple(hosts)
     return {
         lost.host_id: place(specs, [host for host in hosts if host is not lost], missing | lost.vms)
@@ -167,8 +167,8 @@ def after_each_death(
 def without_place(
     plans: Mapping[int, Plan], specs: Iterable[VmSpec], now: Plan
 ) -> Mapping[int, tuple[NoPlace, ...]]:
-    """What `n_plus_1` finds in the plans after each death, with the host that comes closest; who is
-    served first comes first. `now`: the plan for what is missing already."""
+    """Host id -> the VMs that lose their place by the plans after each death, in the order in which
+    they are served. `now`: the plan for the VMs that are missing already."""
     specs = tuple(specs)
     found = {
         lost: tuple(each for each in short_of(plan, specs) if each.number not in now.short)
@@ -178,7 +178,7 @@ def without_place(
 
 
 def short_of(plan: Plan, specs: Iterable[VmSpec]) -> tuple[NoPlace, ...]:
-    """The VMs without a place in a plan of these VMs, as people see them."""
+    """The VMs without a place in a plan for these VMs."""
     if not plan.short:
         return ()
     needs_mb = {spec.number: spec.memory_mb for spec in specs}
@@ -189,7 +189,7 @@ def short_of(plan: Plan, specs: Iterable[VmSpec]) -> tuple[NoPlace, ...]:
 
 
 class Placing:
-    """The hosts while VMs are placed on them: where each VM is, and what room is left."""
+    """The hosts while VMs are placed on them: which VMs are where, and how much memory is left."""
 
     def __init__(self, rules: Relations, hosts: Iterable[Host]) -> None:
         self.together = {vm: mates for vm, mates in rules.together.items() if mates}
@@ -218,18 +218,18 @@ class Placing:
         self._count[host_id] -= 1
 
     def free_mb(self, v: VmSpec) -> Mapping[int, int]:
-        """Host id -> what is left there of the kind of memory that it takes."""
+        """Host id -> the free memory there, of the kind of pages that the VM takes."""
         return self._free_mb[v.huge]
 
     def mates_mb(self, v: VmSpec, wanted: list[VmSpec]) -> int:
-        """MiB of those that must come with it and are nowhere yet: the first of them does not
-        choose a host that is too small for the rest."""
+        """The MiB of the VMs that must share its host and are placed nowhere yet, so that the first
+        of them does not choose a host that is too small for the rest."""
         mates = self.together[v.number]
         coming = (w for w in wanted if w.number in mates and not self._at.get(w.number))
         return sum(w.memory_mb for w in coming if w.huge == v.huge)
 
     def able(self, v: VmSpec) -> list[Host]:
-        """The hosts that may run it, whether its memory fits there or not."""
+        """The hosts that may run the VM, with enough memory or without."""
         number = v.number
         able = [
             host
@@ -249,10 +249,12 @@ class Placing:
         return {host_id for number in numbers for host_id in self._at.get(number, ())}
 
     def ranked(self, v: VmSpec, fits: list[Host], pin: int | None) -> tuple[int, ...]:
-        """Their ids, the best host first."""
+        """The ids of the hosts, the best one first (rule 3). `pin`: the host that has claimed the
+        VM."""
         number, memory_mb, free_mb = v.number, v.memory_mb, self._free_mb[v.huge]
         liking, unliked = {host_id: n for n, host_id in enumerate(v.prefer)}, len(v.prefer)
-        # Hardly a host lacks anything: that is not looked up 10,000 times for 200 hosts and 50 VMs.
+        # `lacks` is nearly always empty; looking it up would happen 10,000 times for 200 hosts and
+        # 50 VMs.
         points = [h.score - h.lacks.get(number, 0) if h.lacks else h.score for h in fits]
         best = max(points)
         keys = [

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A drain by an ordered stop here and a start on another host: `maintenance local --restart`.
+"""`maintenance local --restart`: a VM that cannot be migrated is stopped and started elsewhere.
 
-Some storages allow no live migration, and so do some devices and CPUs. Then a host is emptied only
-by an outage of the VM, which nobody but a person may decide. This file is for the host whose
-administrator has.
+Some storages, devices and CPUs allow no live migration. Then a host can be drained only with an
+outage of the VM, which a person has to decide. This file does it when the administrator has said so
+with `--restart`.
 
 Rules of this file:
 
-1. Only what cannot be migrated is stopped: a VM that a host can take live is moved there.
-2. Before the stop a live host must be able to start the VM: by its own word it is fit, and has the
-   room. Where none is, nothing is stopped.
-3. One VM after the other: the next is stopped when those before it run elsewhere, since only then
-   is it known what room they have left.
-4. The stop is that of EngineStop: the guest is asked, and ended where it does not obey. Its lease
-   ends with its process, so no other host can start it before. This host does not: it is in local
-   maintenance.
+1. A VM is stopped only if it cannot be migrated: if a host can take it live, it moves there.
+2. Before the stop, a live host must be able to start the VM: it publishes that it is fit and has
+   the memory. If there is no such host, the VM is not stopped.
+3. The VMs are stopped one after the other: the next one only when the earlier ones run elsewhere,
+   since only then the memory that is left there is known.
+4. The stop is that of EngineStop: the guest is asked, and its process is ended if it does not shut
+   down. The lease ends with the process, so no other host can start the VM before. This host does
+   not start it again, since it is in local maintenance.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from scoring.vm.turn import VmTurn
 
 
 def stop_for_start_elsewhere(turn: VmTurn, best: Candidate, why: str) -> StateName | None:
-    """What becomes of the VM, which is up here and cannot be migrated for `why`: it is stopped, for
-    `best` can start it. None: it stays a little longer."""
+    """Stop the VM, which is up here and cannot be migrated for `why`, so that `best` can start it:
+    the next state. None: another VM has to be started elsewhere first."""
     assert turn.vm_up_here and turn.observation.local.may_restart
     several = turn.several
     if several is not None:

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The room for a VM on a host is spoken for before it is used: the life of this host's own claims.
+"""Makes, keeps and gives up this host's own claims on room, that is on free memory of a host.
 
-What a claim may begin is decided in scoring/vm/claims.py; here it is made, kept and given up.
+Before a VM is started or migrated, the memory for it is claimed, so that two hosts do not use the
+same memory. What a claim allows is decided in scoring/vm/claims.py; here is its life.
 
 Rules of this file:
 
-1. A claim counts from when the storage has acknowledged it and all slots were read after that
-   (`Observation.own_claims`). A write that was not acknowledged begins nothing.
-2. A claim that was granted stays granted as long as it stands: whoever claims later sees it.
-3. It is kept while it is wanted and while the start or the migration is under way, and HOLD_S after
-   the host was first seen to show the VM; else it is given up at once.
-4. Where the engine is the only VM there is nobody to compete with, and nothing is claimed.
+1. A claim counts once the storage has acknowledged it and all slots were read after that
+   (`Observation.own_claims`). Before that nothing begins.
+2. A claim that was granted stays granted as long as it exists: hosts that claim later see it.
+3. A claim is kept while it is wanted, while the start or the migration is under way, and for HOLD_S
+   after its host was first seen to show the VM; otherwise it is given up at once.
+4. If the engine is the only VM, no other VM competes for memory, and nothing is claimed.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from scoring.vm.state import Held, StateName
 from scoring.vm.turn import VmTurn
 from scoring.vm_facts import Claim, VmStatus
 
-#: A claim ends by itself so long after it was last wanted: its host has died, or has given it up
-#: and could not write that.
+#: How long after it was last wanted a claim ends by itself, for the case that its host dies or
+#: cannot write.
 CLAIM_S = 30.0
-#: After an act on it has ended well it stands at most so long until the VM is shown.
+#: How long a claim is kept after a successful start or migration while no host shows the VM yet.
 SHOWN_WITHIN_S = 15.0
-#: A host that withdrew its claim leaves the others so long before it claims again.
+#: The pause of a host that has withdrawn its claim before it claims again.
 WITHDRAWN_S = 3.0
 
 
 def secure(turn: VmTurn, target: int) -> bool:
-    """Whether the VM may be brought to `target` now: there is room, and it is spoken for. Claims
-    it, and says what it waits for, where not."""
+    """Whether the VM may be brought to `target` now: the memory there is claimed and granted. If
+    not, makes the claim and adds the reason for the wait."""
     several = turn.several
     if several is None:
         return True
@@ -89,7 +90,8 @@ def keep(turn: VmTurn) -> None:
     if turn.wants_room or turn.state.acting:
         claim = held.claim
         if claim.until_s - now_s < CLAIM_S / 2:
-            # Each change of a claim is written at once: seldom, then.
+            # Each change of a claim makes the broker write the slot at once, so it is renewed
+            # seldom.
             claim = replace(claim, until_s=now_s + CLAIM_S)
         used = held.used or turn.state.acting
         if claim is not held.claim or used != held.used:
@@ -110,7 +112,7 @@ def keep(turn: VmTurn) -> None:
 
 
 def _shows(turn: VmTurn, target: int) -> bool:
-    """Whether that host says that the VM is up there."""
+    """Whether the host reports the VM up there."""
     if target == turn.observation.local.host_id:
         return turn.vm_up_here
     peer = next((p for p in turn.live if p.host_id == target), None)
@@ -118,7 +120,7 @@ def _shows(turn: VmTurn, target: int) -> bool:
 
 
 def _came_to_nothing(turn: VmTurn, target: int) -> bool:
-    """The act has ended, and the VM is not on its way there any more."""
+    """Whether the start or the migration has ended without the VM on its way to `target`."""
     if turn.sample_is_stale:
         return False
     if target == turn.observation.local.host_id:

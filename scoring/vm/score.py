@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How fit a host is to run a VM: one number, and why it is not higher.
+"""How fit a host is to run a VM: one number, and the reasons why it is not higher.
 
-The rules and the key names are oVirt hosted engine's, so that a score means the same in
-both (its agent's `score` section and constants). It is the base score, less what the host lacks
-(scoring/hosts/score.py), less what this VM lacks there:
+Every host compares the scores of all hosts, so they must be computed alike everywhere. The rules
+and the key names are those of oVirt's hosted engine (its agent's `score` section and constants), so
+that a score means the same in both. The score is the base score, less the penalties of the host
+(scoring/hosts/score.py), less the penalties of this VM there:
 
     config      1000  this host's VM definition is older than the shared one
-    memory       400  free memory below the VM's; not while the VM is up here (EngineUp,
-                      EngineUpBadHealth), not in global maintenance
-    retries   50 each failed starts; with more than 3 the score is 0
+    memory       400  less free memory than the VM needs; not counted while the VM is up here
+                      (EngineUp, EngineUpBadHealth), nor in global maintenance
+    retries   50 each failed starts; after more than 3 the score is 0
 
 The score is never below 0. It is 0 in LocalMaintenance, EngineUnexpectedlyDown,
 ReinitializeFSM and AgentStopped.
@@ -27,8 +28,8 @@ from scoring.vm.state import StateName
 
 @dataclass(frozen=True, slots=True)
 class VmSamples:
-    """What of a VM's score is its own; None is unknown. Memory in MiB. `last_failure`: why the last
-    of `retries` failed, where that is known."""
+    """Samples of one VM on a host; None is unknown. Memory in MiB. `retries`: its failed starts;
+    `last_failure`: why the last one failed, if that is known."""
 
     state: StateName
     mem_free_mb: float | None = None
@@ -40,10 +41,11 @@ class VmSamples:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`value` is base minus the penalties, never below 0; `unknown` names unanswered samples.
+    """The score and its parts. `value`: the base score minus the penalties, never below 0.
+    `unknown`: the names of the samples that are not known.
 
-    The penalties always add up to base - value: where the plain sum would go below 0
-    the last parts are cut; a state that makes the score 0 is the only part.
+    The penalties always add up to base - value: if the score would be below 0, the last penalties
+    are cut. In a state that makes the score 0, that state is the only penalty.
     """
 
     value: int
@@ -51,10 +53,10 @@ class Score:
     unknown: tuple[str, ...] = ()
 
 
-#: In this order the parts are published, and taken off the base.
+#: The order in which the penalties are published and subtracted.
 ORDER = ("config", "network", "bridge", "load", "memory", "fence-path", "retries")
-#: States in which the VM's memory is already taken here, or nothing may be started.
-_MEMORY_NOT_ASKED = frozenset(
+#: States without a penalty for memory: the VM has its memory here already, or nothing may start.
+_MEMORY_NOT_COUNTED = frozenset(
     {StateName.ENGINE_UP, StateName.ENGINE_UP_BAD_HEALTH, StateName.GLOBAL_MAINTENANCE}
 )
 
@@ -67,7 +69,7 @@ _ZERO_STATES = {
 
 
 def score(host: HostSamples, vm: VmSamples, weights: Weights) -> Score:
-    """A VM's score on a host with its parts, by the rules at the head of this file."""
+    """The score of a host for a VM, by the rules at the head of this file."""
     if vm.state in _ZERO_STATES:
         name, why = _ZERO_STATES[vm.state]
         return Score(0, (Penalty(name, weights.base_score, why),))
@@ -78,7 +80,8 @@ def score(host: HostSamples, vm: VmSamples, weights: Weights) -> Score:
 
 
 def vm_lacks(given: VmSamples, weights: Weights) -> Lack:
-    """By the table at the head of this file, in a state that does not make the score 0."""
+    """The penalties of the table at the head of this file, in a state that does not make the score
+    0."""
     parts: list[Penalty] = []
     unknown: list[str] = []
     if given.config_up_to_date is None:
@@ -91,7 +94,7 @@ def vm_lacks(given: VmSamples, weights: Weights) -> Lack:
                 "this host's VM definition is older than the shared one",
             )
         )
-    if given.state not in _MEMORY_NOT_ASKED:
+    if given.state not in _MEMORY_NOT_COUNTED:
         free_mb = number(given.mem_free_mb)
         if free_mb is None:
             unknown.append("memory")
@@ -114,7 +117,8 @@ def vm_lacks(given: VmSamples, weights: Weights) -> Lack:
 
 
 def _cut_at_zero(parts: Sequence[Penalty], base: int, unknown: tuple[str, ...]) -> Score:
-    """Take the parts off the base in order; what would go below 0 is cut, empty parts fall out."""
+    """Subtract the penalties in order; cut what would make the score negative, and drop penalties
+    of 0 points."""
     left = base
     kept: list[Penalty] = []
     for part in parts:

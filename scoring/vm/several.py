@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VMs of the registry in one beat: which are missing, what room each host has, and where each
-missing one goes.
+"""What the VMs of the registry share in one beat: the room of the hosts, the order, the plan.
 
-What several VMs share (the room of the hosts, the order in which they are served, the claims) is
-found out once a beat, before any of their machines takes a step. If each VM looked for itself, two
-of them would both see the same room.
+The free memory of the hosts, the order in which VMs are served and the claims concern all VMs. They
+are found once a beat, before any VM takes a step. If each VM found them itself, two VMs would both
+use the same free memory.
 
 Rules of this file:
 
-1. A host enters as its slot says; this host as its own samples say, which are those that it
-   publishes.
-2. A VM is missing when it is wanted up and no live host, this one included, says that it is up.
-   Where that cannot be known (the whiteboard cannot be read), none is.
-3. A VM that is not here, not missing and not acted on costs nothing: its machine takes no step.
-4. The engine has a place in the order and takes its room first, but it is not kept from a start by
-   it: its own rules decide (scoring/vm/start.py).
+1. Another host is described by its slot; this host by its own samples, which its slot publishes.
+2. A VM is missing if it is wanted up and no live host, this one included, reports it up. While the
+   whiteboard cannot be read, no VM counts as missing.
+3. A VM that is not here, not missing and not acted on costs nothing: it takes no step.
+4. The engine has its place in the order, and its memory is taken first. But a lack of room does not
+   prevent its start: its own rules decide that (scoring/vm/start.py).
 """
 
 from __future__ import annotations
@@ -34,20 +32,20 @@ from scoring.vm.spec import Relations, relations
 from scoring.vm.state import StateName, VmState
 from scoring.vm_facts import ENGINE, VmHere, VmSpec, VmStatus, Want
 
-#: The engine is served first where its record does not say otherwise.
+#: The engine's priority if the registry does not define it: it is served first.
 ENGINE_PRIORITY = 100
-#: Pause before a failed start is tried again on the same host, doubled with each failure.
+#: The pause after a failed start on the same host; each further failure doubles it.
 START_PAUSE_S = 10.0
 
 _S = StateName
-#: States of a machine that has nothing to do while its VM is not here and not missing.
+#: States in which a VM that is not here and not missing needs no step.
 _STOPPING = frozenset({_S.ENGINE_STOP, _S.ENGINE_FORCE_STOP})
 _IDLE = frozenset({_S.ENGINE_DOWN, _S.LOCAL_MAINTENANCE, _S.GLOBAL_MAINTENANCE})
 
 
 def barred_until_s(state: VmState, retry_expiry_s: float, unexpected_down_s: float) -> float | None:
-    """Until when this host does not try to start the VM, after failed starts or its sudden end
-    here (None: it may)."""
+    """Until when this host must not start the VM, after failed starts or its sudden end here (None:
+    it may)."""
     if state.name is _S.ENGINE_UNEXPECTEDLY_DOWN and state.since_s is not None:
         return state.since_s + unexpected_down_s
     if not state.retries:
@@ -59,11 +57,12 @@ def barred_until_s(state: VmState, retry_expiry_s: float, unexpected_down_s: flo
 class Several:
     """What all VMs share in one call of `decide`.
 
-    `specs`: the VMs in the order in which they are served, the engine among them. `hosts`: this
-    host and the live ones. `claims`: those that stand, this host's own among them. `moving`: VMs
-    that are being migrated away from here, or are about to be; `starting`: starts under way here;
-    `stopping`: VMs that are being stopped here; `engine_unstopped_since_s`: since when ending the
-    sick engine has failed here (None: it has not).
+    `specs`: the VMs in the order in which they are served, including the engine. `hosts`: this host
+    and the live ones. `claims`: all claims that have not ended, including this host's own.
+    `moving`: how many VMs are being migrated away from here, or are about to be. `starting`: how
+    many starts are under way here. `stopping`: the VMs that are being stopped here.
+    `engine_unstopped_since_s`: since when ending the sick engine has failed here (None: it has
+    not).
     """
 
     def __init__(self, turn: HostTurn, states: Mapping[int, VmState]) -> None:
@@ -79,7 +78,7 @@ class Several:
         self._names = {peer.host_id: name_of(peer) for peer in observation.peers}
         self._hostnames = {peer.host_id: peer.hostname for peer in peers}
         self.up_at: dict[int, int] = {}
-        #: The live hosts whose slots list a VM; on all others it is down.
+        #: For each VM the live hosts whose slots list it; on all other hosts it is down.
         self.said: dict[int, list[PeerReport]] = {}
         self.ended: dict[int, list[Outcome]] = {}
         for outcome in observation.outcomes:
@@ -113,15 +112,15 @@ class Several:
 
     @property
     def hosts(self) -> Mapping[int, Host]:
-        """This host and the live ones as their slots show them; made when first asked for, for at
-        rest nobody asks."""
+        """This host and the live ones. Made at the first use, since at rest there is none."""
         if not self._hosts:
             self._hosts = {peer.host_id: self._host_of(peer) for peer in self._peers}
             self._hosts[self.own_id] = self._own_host()
         return self._hosts
 
     def _less_claims(self, but_of: Container[int]) -> dict[int, Host]:
-        """The hosts less the room that VMs take which are on their way there, but for some."""
+        """The hosts without the memory of claimed VMs that they do not show yet; the claims of the
+        VMs in `but_of` are not subtracted."""
         hosts = dict(self.hosts)
         for claim in self.claims:
             host, v = hosts.get(claim.host_id), self.specs.get(claim.number)
@@ -135,8 +134,8 @@ class Several:
         return hosts
 
     def between_hosts(self, but: int) -> list[str]:
-        """The names of the other VMs that are being stopped here, or that run nowhere though they
-        have a place."""
+        """The names of the other VMs, without `but`, that are being stopped here, or that have a
+        place but do not run yet."""
         placed = {
             number for number in self.missing if number == ENGINE or number in self.plan.order
         }
@@ -147,12 +146,12 @@ class Several:
         return "this host" if host_id == self.own_id else self._names.get(host_id, f"id {host_id}")
 
     def here(self, number: int) -> VmHere:
-        """A VM on this host; unknown, where nothing was sampled."""
+        """A VM on this host; unknown if there is no sample."""
         found = self._here.get(number)
         return here(self._turn.observation.local, number) if found is None else found
 
     def active(self) -> list[int]:
-        """The VMs beside the engine whose machines take a step, who is served first comes first."""
+        """The VMs beside the engine that take a step, in the order in which they are served."""
         return [number for number in self.specs if number != ENGINE and self._is_active(number)]
 
     def _is_active(self, number: int) -> bool:
@@ -171,15 +170,15 @@ class Several:
         return state is not None and not is_idle(state)
 
     def is_remembered(self, number: int, state: VmState) -> bool:
-        """Whether the memory of a VM is of use after this beat."""
+        """Whether the memory about a VM is of use after this beat."""
         if number in self.missing or not is_idle(state) or state.retries or state.answers:
             return True
         ran_last = max((p.vms[number].last_ran for p in self._peers if number in p.vms), default=0)
         return state.last_ran > ran_last
 
     def takers(self, v: VmSpec) -> list[Candidate]:
-        """The other hosts that may run it now and have the room, the best first. Where it has a
-        claim, that is judged by itself (scoring/vm/room.py)."""
+        """The other hosts that may run the VM now and have the memory, the best first. A host on
+        which this VM has a claim is included: scoring/vm/room.py judges the claim."""
         placing, able = self._elsewhere(v)
         free_mb = placing.free_mb(v)
         state = self._states.get(v.number)
@@ -193,12 +192,13 @@ class Several:
         return [self._candidate(v, found[host_id]) for host_id in placing.ranked(v, fits, held)]
 
     def able(self, v: VmSpec) -> list[Candidate]:
-        """The other hosts that may run it, whether they have the room now or not."""
+        """The other hosts that may run the VM, with enough memory or without."""
         return [self._candidate(v, host) for host in self._elsewhere(v)[1]]
 
     def _elsewhere(self, v: VmSpec) -> tuple[Placing, list[Host]]:
-        # What is on this host binds nobody who leaves it: a group that must be together leaves one
-        # by one.
+        """The other hosts for a placing, and those of them that may run the VM."""
+        # This host is left out, and with it its VMs: a group that must be together leaves one by
+        # one.
         hosts = self._less_claims((v.number,))
         del hosts[self.own_id]
         placing = Placing(self.relations, hosts.values())
@@ -210,15 +210,15 @@ class Several:
         return Candidate(host.host_id, points, last_ran, self._hostnames.get(host.host_id, ""))
 
     def fencers_ahead(self, dead: int) -> tuple[int, ...]:
-        """The live hosts that come before this one in pursuing a dead host: who has proven its way
-        to that host's fence device comes first, then the lower host id."""
+        """The live hosts that come before this one in pursuing a dead host. Hosts that have reached
+        the dead host's fence device come first; then the lower host id."""
         local = self._turn.observation.local
         own = (dead not in local.reaches, local.host_id)
         may = (p for p in self._peers if not p.maintenance and not p.stopped)
         return tuple(p.host_id for p in may if (dead not in p.reaches, p.host_id) < own)
 
     def fences_first(self, host_id: int) -> bool:
-        """Whether this host comes first in pursuing that live host, once it is dead."""
+        """Whether this host would come first in pursuing that host if it died."""
         local = self._turn.observation.local
         reaches = host_id in local.reaches
         return not any(
@@ -228,7 +228,8 @@ class Several:
         )
 
     def _pins(self) -> dict[int, int]:
-        """Where several claim one missing VM the lowest host counts, on all hosts alike."""
+        """VM number -> the host that has claimed the missing VM. If several hosts have claimed it,
+        the lowest id counts, so that all hosts decide alike."""
         pins: dict[int, int] = {}
         for claim in self.claims:
             if claim.number in self.missing and claim.host_id in self.hosts:
@@ -244,8 +245,8 @@ class Several:
         return pins
 
     def _on_the_way(self, pins: Mapping[int, int]) -> list[Host]:
-        """The hosts less the room of VMs that are being moved there; that of missing ones is
-        reserved by their pins."""
+        """The hosts without the memory of VMs that are being moved there. The memory of missing VMs
+        is not subtracted here: the plan reserves it (`pins`)."""
         left = self._less_claims(pins)
         return [
             host if left[n] is host else replace(left[n], vms=host.vms)
@@ -285,8 +286,9 @@ class Several:
     def _cut_off(
         self, host_id: int, way_out: bool | None, uplinks: Mapping[int, bool | None]
     ) -> set[int]:
-        """The VMs that nobody would reach on a host whose own network is bad by its own word, while
-        another live host says that its own is good. The engine's own rules say so themselves."""
+        """The VMs that nobody would reach on a host that says that its own network is bad, while
+        another live host says that its network is good. Without the engine, which has its own rules
+        for this (scoring/vm/turn.py)."""
         cut = {n for n, up in uplinks.items() if up is False}
         if way_out is False:
             cut = set(self.specs)
@@ -330,7 +332,7 @@ class Several:
 
 
 def host_score(local: LocalHost, turn: HostTurn) -> int:
-    """What a host has left of the base score, whichever VM it would run; 0: it must run none."""
+    """This host's score before the penalties of a particular VM; 0: it must run no VM."""
     if local.lock_driver is False or turn.observation.lockspace_joined is False:
         return 0
     samples = HostSamples(local.network, local.bridge_up, local.cpu_load, local.fence_path_ok)
@@ -340,14 +342,14 @@ def host_score(local: LocalHost, turn: HostTurn) -> int:
 
 
 def _is_leaving(state: VmState, own_id: int) -> bool:
-    """Whether the VM is being migrated away, or has claimed its room elsewhere for that."""
+    """Whether the VM is being migrated away, or has a claim on another host for that."""
     claimed = state.held is not None and state.held.claim.host_id != own_id
     arrived = state.held is not None and state.held.shown_s is not None
     return state.moving_to is not None or (claimed and not arrived)
 
 
 def is_idle(state: VmState) -> bool:
-    """Whether a machine has nothing under way and nothing to remember for its next step."""
+    """Whether the VM's machine has nothing under way here."""
     return (
         state.name in _IDLE
         and not state.acting
@@ -359,14 +361,14 @@ def is_idle(state: VmState) -> bool:
 
 @lru_cache(maxsize=4)
 def _relations(specs: tuple[VmSpec, ...], engine_mb: int) -> Relations:
-    """The registry's VMs, and the engine where it is not defined there yet."""
+    """The relations of the registry's VMs, and of the engine even if it is not defined there."""
     known = {spec.number: spec for spec in specs}
     engine = known.get(ENGINE, VmSpec(ENGINE, "engine", engine_mb, priority=ENGINE_PRIORITY))
-    # Memory that is missing costs it points, as the reference has it, and does not keep it down.
+    # As in the reference, missing memory costs the engine points but does not prevent its start.
     known[ENGINE] = replace(engine, overcommit=True)
     return relations(tuple(known.values()))
 
 
 def engine_spec(memory_mb: float) -> VmSpec:
-    """The engine where the registry does not define it."""
+    """The engine's spec if the registry does not define it."""
     return VmSpec(ENGINE, "engine", int(memory_mb), priority=ENGINE_PRIORITY)

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What an administrator wants of one protected VM, and the order in which missing VMs are served.
+"""The order in which missing VMs are served, and which VMs must share a host or must not.
 
-Several VMs that are missing at once compete for the memory of the hosts that are left. Every host
-must come to the same order without asking another, or two of them start into the same room; so the
-order depends on nothing but what the registry says of the VMs, and is the same on every host.
+Several VMs that are missing at once compete for the memory of the remaining hosts. Every host must
+find the same order without asking another; otherwise two of them would start VMs into the same
+memory. So the order depends on nothing but the registry, which is the same on every host.
 
 Rules:
 
-1. A VM is at least as urgent as every VM that waits for it: a database that the web server needs
-   is not served after it.
-2. Among VMs of equal urgency, what others wait for comes first, then the larger one (small ones
-   still fit later), then the lower number.
-3. A cycle in `after` is refused when a VM is added. One that a damaged or foreign record brings in
-   all the same delays nobody: a VM that is met again on its own way counts for nothing.
+1. A VM is at least as urgent as every VM that waits for it: a database is not served after the web
+   server that needs it.
+2. Among VMs of equal urgency, a VM that others wait for comes first; then the larger one, since
+   small ones still fit later; then the lower number.
+3. A cycle in `after` is refused when a VM is added. If a damaged or foreign record contains one all
+   the same, it delays no VM: in the chain of a VM, that VM itself does not count again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from scoring.vm_facts import VmSpec
 
 
 class Relations(NamedTuple):
-    """What follows from the registry alone: who is served first, and who goes with whom."""
+    """What follows from the registry alone. `order`: the VMs in the order in which they are served.
+    `apart`, `together`: for each VM those with which it must not, or must, share a host."""
 
     order: tuple[VmSpec, ...]
     apart: Mapping[int, frozenset[int]]
@@ -34,12 +35,12 @@ class Relations(NamedTuple):
 
 @lru_cache(maxsize=4)
 def relations(specs: tuple[VmSpec, ...]) -> Relations:
-    """The relations of these VMs; the registry changes seldom, and is asked each beat."""
+    """The relations of these VMs; cached, since each beat needs them and they change seldom."""
     return Relations(in_order(specs), apart_of(specs), together_of(specs))
 
 
 def in_order(specs: Iterable[VmSpec]) -> tuple[VmSpec, ...]:
-    """All VMs, who is served first comes first; the same for any order of `specs`."""
+    """All VMs in the order in which they are served, whatever the order of `specs`."""
     known = {spec.number: spec for spec in specs}
     urgency = {number: spec.priority for number, spec in known.items()}
     for spec in known.values():
@@ -57,7 +58,7 @@ def in_order(specs: Iterable[VmSpec]) -> tuple[VmSpec, ...]:
 
 
 def cycle(specs: Iterable[VmSpec]) -> tuple[int, ...]:
-    """The numbers of VMs that wait for each other in a circle, the lowest first; empty: none do."""
+    """The numbers of VMs that wait for each other in a circle, from the lowest on; empty: none."""
     known = {spec.number: spec for spec in specs}
     for number in sorted(known):
         way = [number]
@@ -67,12 +68,14 @@ def cycle(specs: Iterable[VmSpec]) -> tuple[int, ...]:
 
 
 def apart_of(specs: Iterable[VmSpec]) -> Mapping[int, frozenset[int]]:
-    """With whom each VM must not share a host; it holds both ways, whoever says it."""
+    """For each VM those with which it must not share a host; the relation holds in both directions,
+    whichever record has it."""
     return _both_ways({spec.number: spec.apart for spec in specs})
 
 
 def together_of(specs: Iterable[VmSpec]) -> Mapping[int, frozenset[int]]:
-    """With whom each VM must share its host; it holds both ways, and from one to the next."""
+    """For each VM those with which it must share its host; the relation holds in both directions,
+    and for VMs that are related through others."""
     groups = _both_ways({spec.number: spec.together for spec in specs})
     whole: dict[int, frozenset[int]] = {}
     for number in groups:
@@ -110,7 +113,7 @@ def _needed(spec: VmSpec, known: Mapping[int, VmSpec]) -> set[int]:
 def _depth(
     number: int, known: Mapping[int, VmSpec], depths: dict[int, int], way: tuple[int, ...]
 ) -> int:
-    """How many VMs stand in a row before this one can start."""
+    """The length of the longest chain of VMs for which this one waits."""
     if number in depths:
         return depths[number]
     before = [n for n in known[number].after if n in known and n not in way and n != number]
@@ -121,7 +124,7 @@ def _depth(
 
 
 def _returns(start: int, known: Mapping[int, VmSpec], way: list[int], dead_ends: set[int]) -> bool:
-    """Whether `after` leads from the end of `way` back to its start; `way` is then that circle."""
+    """Whether `after` leads from the last VM of `way` to `start`; then `way` is that circle."""
     for number in sorted(known[way[-1]].after):
         if number == start:
             return True

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Decides whether this host may start the VM now.
 
-All hosts see a missing VM at the same moment. The lease lets only one of them start it, but hosts
-that race for it cost time, and the wrong one may win. So each host waits until those before it have
-had their time; and it starts nothing while it does not know enough.
+All hosts see a missing VM at the same moment. The lease lets only one of them start it, but a race
+for the lease costs time, and the wrong host may win it. So each host waits until the hosts before
+it have had their time. And it starts nothing while it does not know enough.
 
 The questions, in this order:
 
-    can it at all?       storage, obstacles, lockspace, enough seen, no other host has the VM
-    is it its turn?      better hosts have had their time, equal hosts stand in line
-    is the lease free?   sanlock's answer, and the takeover where its owner is silent
+    is this host able?        storage, obstacles, lockspace, enough seen, no host acts on the VM
+    is it this host's turn?   better and equal hosts before it have had their time
+    is the lease free?        sanlock's answer; a takeover if its owner is silent
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scoring.vm_facts import ENGINE, Obstacle, PeerVm, VmStatus
 
 _S = StateName
 
-#: How long after a start that did not get the lock of the VM's image the next one is tried.
+#: How long after a start that failed for the lock of the VM's image the next one is tried.
 IMAGE_LOCK_RETRY_S = 2.0
 
 #: Published states of a peer that is about to act on the VM, or still does.
@@ -52,7 +52,7 @@ _CODES = {
 
 
 def nobody_else_can(turn: VmTurn) -> bool:
-    """No other live host scores above 0; known for sure only when nothing is uncertain."""
+    """Whether it is certain that no other live host scores above 0."""
     looked_s = _looked_s(turn)
     return looked_s >= turn.rules.timing.suspect_after and not turn.uncertain and not others(turn)
 
@@ -64,12 +64,12 @@ def _looked_s(turn: VmTurn) -> float:
 
 
 def may_start_here(turn: VmTurn) -> bool:
-    """Whether it is this host's turn to start the engine; says why when it is not."""
+    """Whether this host is able to start the engine and has its turn; adds the reason when not."""
     return is_able(turn) and _is_our_turn(turn)
 
 
 def is_able(turn: VmTurn) -> bool:
-    """Whether this host could start the VM at all, as far as it knows; says why when not."""
+    """Whether this host could start the VM, as far as it knows; adds the reason when not."""
     state, timing = turn.state, turn.rules.timing
     if turn.observation.storage_good_since_s is None:
         turn.because(Code.STORAGE_UNREADABLE, "the whiteboard cannot be read: nothing is known")
@@ -111,13 +111,13 @@ def is_able(turn: VmTurn) -> bool:
         )
         return False
     if state.locked_since_s is not None and turn.now_s - state.locked_s < IMAGE_LOCK_RETRY_S:
-        turn.because(Code.IMAGE_LOCKED, of_locked_image(turn))
+        turn.because(Code.IMAGE_LOCKED, locked_image_text(turn))
         return False
     return True
 
 
-def of_locked_image(turn: VmTurn) -> str:
-    """Why no start gets the lock of the VM's image, and since when."""
+def locked_image_text(turn: VmTurn) -> str:
+    """Which process has the lock of the VM's image, and for how long starts have failed for it."""
     state = turn.state
     since_s = turn.now_s if state.locked_since_s is None else state.locked_since_s
     return (
@@ -127,15 +127,16 @@ def of_locked_image(turn: VmTurn) -> str:
 
 
 def _is_busy(its: PeerVm, now_s: float) -> bool:
-    """Whether the peer acts on the VM; one that moves it, until the end that it named."""
+    """Whether the peer acts on the VM. A peer that migrates it counts until the end of the
+    migration that it has published."""
     return its.state in _BUSY_STATES and (its.moving_until_s is None or now_s < its.moving_until_s)
 
 
 def _is_our_turn(turn: VmTurn) -> bool:
-    """Whether every better host has had its time (takeover_follow each).
+    """Whether every better host has had its time (takeover_follow each); adds the reason when not.
 
-    They are not waited for any longer: what keeps a live host from its work for so long
-    must not keep the VM down. Equal hosts are ordered later, by `first_in_line`.
+    After that this host does not wait for them: a fault that keeps a live host from starting the VM
+    must not keep the VM down. The turns of equal hosts come later, in `first_in_line`.
     """
     mine, candidates = own(turn), others(turn)
     waited_s = _waited_s(turn, _ahead(turn))
@@ -150,10 +151,11 @@ def _is_our_turn(turn: VmTurn) -> bool:
 
 
 def first_in_line(turn: VmTurn) -> bool:
-    """Whether the hosts that come first have left the lease to us (tie_follow each).
+    """Whether the hosts before this one have had their time (tie_follow each); adds the reason when
+    not.
 
-    Counted from when the lease could be had: after a long wait for a dead owner all hosts
-    see it come free at once and would race for it.
+    The time counts from when the lease was free: after a long wait for a dead owner all hosts see
+    the lease become free at once, and would race for it.
     """
     ahead = _ahead(turn)
     if had_their_time(turn, ahead):
@@ -163,7 +165,7 @@ def first_in_line(turn: VmTurn) -> bool:
 
 
 def had_their_time(turn: VmTurn, ahead: tuple[int, ...]) -> bool:
-    """Whether each of the hosts that come first has had `tie_follow` since it could start."""
+    """Whether `tie_follow` has passed for each host of `ahead` since the VM could be started."""
     state = turn.state
     since_s = turn.now_s if state.startable_since_s is None else state.startable_since_s
     if since_s != state.startable_since_s:
@@ -178,13 +180,13 @@ def _ahead(turn: VmTurn) -> tuple[int, ...]:
 
 
 def _waited_s(turn: VmTurn, ahead: tuple[int, ...]) -> float:
-    """For how long the hosts that come before this one have had the chance.
+    """For how long the hosts of `ahead` could have started the VM.
 
-    Counted anew when a host comes first that has not come first before, since the VM went
-    missing: one that has only just become able to start it gets its chance as well. Hosts that
-    had theirs and did nothing may change places as they like. And not counted from before
-    EngineDown was entered: after a global maintenance all hosts enter it at once, with a VM
-    that has long been missing.
+    The time begins when the VM went missing. It begins anew when `ahead` gets a host that has not
+    been in it before: a host that has only now become able to start the VM needs its time as well.
+    It does not begin anew when the known hosts only change their order. And it does not begin
+    before EngineDown was entered: after a global maintenance all hosts enter that state at once,
+    with a VM that has been missing for long.
     """
     had_their_chance = frozenset(turn.state.ahead)
     if new := tuple(host for host in ahead if host not in had_their_chance):
@@ -195,7 +197,8 @@ def _waited_s(turn: VmTurn, ahead: tuple[int, ...]) -> float:
 
 
 def lease_allows(turn: VmTurn) -> bool:
-    """Whether the engine lease can be had now; asks, takes over from a dead owner, or waits."""
+    """Whether the VM's lease can be taken now. If not, adds the reason, and asks sanlock or names
+    the owner whose death is waited for."""
     state, timing = turn.state, turn.rules.timing
     lease = state.lease
     takeover = turn.host.state.takeover
@@ -215,7 +218,7 @@ def lease_allows(turn: VmTurn) -> bool:
         turn.because(Code.LEASE_ASKED, f"asking who owns {turn.lease_name}")
         return False
     if not lease.known:
-        # One question without an answer ends nothing that has begun.
+        # A takeover that has begun goes on in spite of one question without an answer.
         turn.keeps_waiting = takeover is not None
         turn.because(Code.LEASE_UNKNOWN, f"who owns {turn.lease_name} is not known: {lease.detail}")
         return False
@@ -224,7 +227,8 @@ def lease_allows(turn: VmTurn) -> bool:
         and turn.asking is not None
         and (lease.owner != turn.asking.host_id or lease.owner_is_gone)
     ):
-        # While it lives its VM is ended by nothing but its power: a free lease is no proof of that.
+        # That host lives, and only the loss of its power ends the VM there: a free lease is no
+        # proof that the VM has ended.
         turn.keeps_waiting = takeover is not None
         turn.because(
             Code.OWNER_ASKS,
@@ -237,7 +241,8 @@ def lease_allows(turn: VmTurn) -> bool:
     if lease.owner == turn.observation.local.host_id:
         missing_since_s = state.missing_since_s
         if missing_since_s is not None and turn.here.taken_s < missing_since_s:
-            # It comes with the VM: who sent that may say so before it was looked at here.
+            # The lease may have arrived with a migrated VM: the other host may say that the VM has
+            # left before this host has sampled it.
             turn.because(
                 Code.AWAITING_SAMPLE,
                 f"{turn.lease_name} is this host's own: looking whether the VM has just arrived",
@@ -248,15 +253,15 @@ def lease_allows(turn: VmTurn) -> bool:
     if lease.owner_is_gone:
         turn.because(
             Code.LEASE_OWNER_GONE,
-            f"host {lease.owner} took {turn.lease_name}, but is {_standing(lease)}",
+            f"host {lease.owner} took {turn.lease_name}, but is {_why_gone(lease)}",
         )
         return True
     return _waits_for_owner(turn, lease)
 
 
 def _is_freed(turn: VmTurn, takeover: Takeover) -> bool:
-    """Whether the owner of the lease, by the last answer, is the host whose id was freed since
-    then: nothing is freed once more for it. A lease that another host owns is not free by that."""
+    """Whether the lease's owner, by the last answer, is the host whose id was freed after that
+    answer: then the lease is free, and the id need not be freed again."""
     lease, early = turn.state.lease, takeover.lease
     if lease is None and early is not None and early.vm == turn.number:
         lease = early
@@ -269,21 +274,22 @@ def _is_freed(turn: VmTurn, takeover: Takeover) -> bool:
 
 
 def _is_at_asking(turn: VmTurn) -> bool:
-    """Whether the VM is on the host that asks to be switched off."""
+    """Whether the VM runs on the host that asks to be switched off."""
     if turn.asking is None:
         return False
     return turn.number == ENGINE or turn.at(turn.asking).report.vm is VmStatus.UP
 
 
-def _standing(lease: LeaseAnswer) -> str:
+def _why_gone(lease: LeaseAnswer) -> str:
+    """Why the owner is gone, as the end of a sentence."""
     if lease.current_generation > lease.owner_generation:
         return "another generation now"
     return lease.standing.value
 
 
 def _waits_for_owner(turn: VmTurn, lease: LeaseAnswer) -> bool:
-    """The lease is owned: by a live host (wait), by a silent one, which is pursued when that is
-    this host's turn."""
+    """Wait for the owner of the lease; always False. A live owner is waited for; a silent one is
+    named as the host whose death is waited for, when it is this host's turn to pursue it."""
     owner = next((p for p in turn.live if p.host_id == lease.owner), None)
     if owner is not None and owner is not turn.asking:
         turn.because(Code.LEASE_OWNER_LIVE, f"{name_of(owner)} lives and owns {turn.lease_name}")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What an agent remembers of one VM from one beat to the next, and which state may follow which.
+"""The agent's memory about one VM from one beat to the next, and the table of its states.
 
-The state names are oVirt hosted engine's. TRANSITIONS is the whole truth about the machine's
-shape: scoring/vm/machine.py refuses (asserts) any other step.
+Other hosts read the state from this host's slot and rely on what may follow it. So the table
+TRANSITIONS is complete: scoring/vm/machine.py asserts that it takes no other step. The state names
+are those of oVirt's hosted engine.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class StateName(StrEnum):
 _S = StateName
 _EVERYWHERE = {_S.GLOBAL_MAINTENANCE, _S.UNKNOWN_LOCAL_VM_STATE, _S.AGENT_STOPPED}
 
-#: state -> states that may follow (staying is always possible).
+#: State -> the states that may follow it. Every state may also stay.
 TRANSITIONS: Mapping[StateName, frozenset[StateName]] = {
-    # AgentStopped is the end: where nothing may follow, nothing does.
+    # AgentStopped is the end: no state follows it, not even those that follow all others.
     name: frozenset((_EVERYWHERE | after) - {name} if after else ())
     for name, after in {
         _S.REINITIALIZE_FSM: {_S.LOCAL_MAINTENANCE, _S.ENGINE_STARTING, _S.ENGINE_DOWN},
@@ -102,7 +103,7 @@ TRANSITIONS: Mapping[StateName, frozenset[StateName]] = {
 
 @dataclass(frozen=True, slots=True)
 class OrderAnswer:
-    """What became of the operator's order `number`. `ok` None: under way."""
+    """The answer to the operator's order `number`. `ok`: done or refused (None: under way)."""
 
     number: int
     ok: bool | None
@@ -111,8 +112,8 @@ class OrderAnswer:
 
 @dataclass(frozen=True, slots=True)
 class MoveProblem:
-    """Why the last moves of our own to a host failed: so many in a row, the last one for `why`;
-    `lasting`, `everywhere`: see VmMigrationEnded."""
+    """Why the agent's own last moves to a host failed. `tries`: how many in a row; `why`: the cause
+    of the last one. `lasting`, `everywhere`: see VmMigrationEnded."""
 
     why: str
     lasting: bool = False
@@ -122,11 +123,11 @@ class MoveProblem:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """This host's own claim on the room for the VM on some host (scoring/vm/room.py).
+    """This host's own claim on memory for the VM on some host (scoring/vm/room.py).
 
-    `sweep`: the last reading of all slots that it was judged by; `waited`: so many readings it has
-    waited for others to give way. `granted`: the VM may be brought there. `used`: a start or a
-    migration was begun on it. `shown_s`: since when that host shows the VM.
+    `sweep`: the last reading of all slots by which it was judged. `waited`: for how many readings
+    it has waited for other claims to be withdrawn. `granted`: the VM may be brought to that host.
+    `used`: a start or a migration was begun with it. `shown_s`: since when that host shows the VM.
     """
 
     claim: Claim
@@ -141,34 +142,31 @@ class Held:
 class VmState:
     """The memory of one VM's state machine. `VmState()` is the first one.
 
-    `since_s`: when `name` was entered. `acted_s`: when the last start, stop or migration
-    of the VM ended; samples of it older than that are stale. `acting`: such an action is
-    under way. `stop_asked`: the guest was asked to shut down in this state.
-    `missing_since_s`: since when no live host reports the VM up. `better_since_s`:
-    since when some live host scores enough more to move the VM there. `ahead`: the hosts
-    whose turn to start the VM is before this one's, since `ahead_since_s`.
-    `startable_since_s`: since when nothing but their turn keeps this host from a start.
-    `move_failed_s`: when a move of our own to each host last failed, and `move_problems`: why,
-    while that host lives.
-    `moving_to`: the host that the VM is being migrated to; `moving_until_s`: that migration is
-    over by then; `asking_cancel`: one that this agent did not begin is being cancelled, and
-    `cancelled_s`: when any last was.
-    `last_failure`: why the last of the failed starts did, empty where none is counted.
-    `order`: an operator's, under way; `order_since_s`: since when it asks for the lease;
-    `asking_path`: libvirt on another host is being asked whether it answers, and `path` is what it
-    answered last. `isolated`: this EngineStop is for nobody reaching the VM here.
-    `cancelling`: the number of the order to cancel a migration, under way; `answers`: to the
-    last orders, the newest last.
-    `uplink_down_s`: since when the VM's bridges have no carrier (None: they have, or not known).
-    `disarming`: libvirt is being asked to forget an autostart or a memory image; `disarmed_s`:
-    when it was last asked.
-    `leftover_ended_s`: when a process that was left here was last ended.
+    `since_s`: when `name` was entered. `acting`: a start, stop or migration of the VM is under way.
+    `acted_s`: when the last one ended; older samples of the VM are stale. `stop_asked`: the guest
+    was asked to shut down in this state. `missing_since_s`: since when no live host reports the VM
+    up. `better_since_s`: since when a live host scores enough more to move the VM there. `ahead`:
+    the hosts that may start the VM before this one, since `ahead_since_s`. `startable_since_s`:
+    since when only their turn keeps this host from a start. `retries`: the failed starts that
+    count; `last_failure_s`, `last_failure`: when and why the last one failed.
+    `move_failed_s`: when the agent's own last move to each host failed; `move_problems`: why, while
+    that host lives. `moving_to`: the host to which the VM is being migrated, until `moving_until_s`
+    at the latest. `asking_cancel`: a migration that this agent did not begin is being cancelled;
+    `cancelled_s`: when a migration was last cancelled. `asking_path`: libvirt on another host is
+    being asked whether it answers; `path`: its last answer. `isolated`: this EngineStop is due to
+    isolation. `uplink_down_s`: since when the VM's bridges have no carrier (None: they have, or it
+    is not known).
+    `order`: an operator's order that is under way; `order_since_s`: since when it waits.
+    `cancelling`: the number of the order to cancel a migration, under way. `answers`: the answers
+    to the last orders, the newest last.
+    `disarming`: libvirt is being asked to remove an autostart or a memory image; `disarmed_s`: when
+    it was last asked. `leftover_ended_s`: when a leftover process was last ended.
     `unstopped_since_s`: since when ending the VM's process here has failed; `asks_off`: this host
     asks the others to switch it off for that.
-    `held`: this host's claim on the room for it; `no_claim_until_s`: none is made before.
-    `waits_since_s`: since when it could start but for VMs that come before it (`after`).
-    `locked_since_s`: since when no start gets the lock of the VM's image; `locked_s`: when the last
-    one did not, and `locked_by`: who may have it.
+    `held`: this host's claim on memory for the VM; `no_claim_until_s`: no claim is made before.
+    `waits_since_s`: since when the VM waits only for the VMs of its `after`. `locked_since_s`:
+    since when every start fails for the lock of the VM's image; `locked_s`: when the last one did;
+    `locked_by`: which process may have the lock.
     """
 
     name: StateName = StateName.REINITIALIZE_FSM

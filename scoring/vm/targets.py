@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The hosts that a VM may be migrated to."""
+"""Finds the hosts to which a VM may be migrated.
+
+A drain, an order, an isolated VM and a better host all need a target. If each chose one itself, one
+of them would send the VM to a host that has no memory or does not answer.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,10 @@ from scoring.vm_facts import ENGINE
 
 
 def targets(turn: VmTurn) -> list[placement.Candidate]:
-    """The hosts that the VM may be migrated to, the best first: those that may run it and say
-    that they have the memory. Those that answer over the network come before all others: a slot
-    alone does not take a VM. Where nobody answers it may be this host's own network, or nobody is
-    asked."""
+    """The hosts to which the VM may be migrated, the best first: those that may run it and have the
+    memory by their own report. Hosts that answer over the network come before the others, since a
+    migration needs the network. Hosts that do not answer are kept: the fault may be in this host's
+    own network, or the cluster has no key and asks no host."""
     short = {peer.host_id for peer in turn.live if is_short_of_memory(turn, peer)}
     answer = {
         peer.host_id

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The turn of one VM, on the turn of the hosts; and the questions that several parts of the
-decision ask about it.
+"""The working data of one VM in one decision, and the questions that several states ask about it.
 
-Each VM has a turn of its own, so that what is found out about one cannot decide about another. The
-questions stand here once: if two states answered "is the VM up elsewhere" in two ways, one could
-start what the other one keeps running.
+Each VM has a turn of its own, so that a finding about one VM cannot decide about another. The
+questions are answered here once: if two states had two answers to "is the VM up on another host",
+one could start a VM that the other one counts as running.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ _Ended = TypeVar("_Ended", VmStartEnded, VmStopEnded, VmMigrationEnded)
 
 @dataclass(slots=True)
 class VmTurn:
-    """One VM in one call of `decide`: its memory, what has ended, and what was found out.
+    """One VM in one call of `decide`: its memory, its ended actions, and the findings about it.
 
-    `several`: what it shares with other VMs (None: it is the only one); `wants_room`: it wants its
-    claim in this beat. `waits_for`: the answer that its lease is owned by a host whose death is to
-    be proven before it can start. `keeps_waiting`: a takeover that was begun for it is not over,
-    though nothing new is known. `wants_hosts_back`: it runs here for good: hosts that were switched
-    off are to come back.
-    Thrown away when `decide` returns; `state` is replaced, never changed.
+    `ended`: the outcomes of its actions. `several`: what it shares with other VMs (None: it is the
+    only VM). `wants_room`: its claim is wanted in this beat. `waits_for`: the answer that its lease
+    is owned by a host whose death must be proven before the VM can start. `keeps_waiting`: a
+    takeover that was begun for it goes on, though this beat has no new answer. `wants_hosts_back`:
+    it runs here, so hosts that were switched off may be switched on again. `start_allowed`: the
+    start was allowed in this beat. `state` is replaced, never changed.
     """
 
     host: HostTurn
@@ -68,7 +67,7 @@ class VmTurn:
             self.here = self.several.here(self.number)
 
     def at(self, peer: PeerReport) -> PeerVm:
-        """This VM by the word of another host."""
+        """This VM as another host reports it."""
         found = self._there.get(peer.host_id)
         if found is None:
             found = self._there[peer.host_id] = seen.at(peer, self.number)
@@ -108,7 +107,7 @@ class VmTurn:
 
     @property
     def spec(self) -> VmSpec | None:
-        """What the registry says of it; None: nothing (the engine, where it is the only VM)."""
+        """The VM's record in the registry; None: it has none (the engine, if it is the only VM)."""
         return None if self.several is None else self.several.specs.get(self.number)
 
     @property
@@ -134,7 +133,7 @@ class VmTurn:
         self.reasons.append(self.reason(code, text))
 
     def ask(self, action: VmAction) -> None:
-        """Emit a question about the VM, or what does not count as an action on it."""
+        """Emit a question about the VM, or an action after which its samples stay valid."""
         self.actions.append(action if self.number == ENGINE else replace(action, vm=self.number))
 
     def act(self, action: VmAction) -> None:
@@ -162,15 +161,16 @@ class VmTurn:
 
     @property
     def sample_is_stale(self) -> bool:
-        """The engine sample was taken before the last action on the VM had ended.
+        """Whether the VM's sample was taken before the last action on it had ended.
 
-        None is younger than now: in the beat in which an action ended nothing is judged.
+        In the beat in which an action ends every sample counts as stale.
         """
         taken_s = min(self.here.taken_s, self.now_s)
         return self.state.acting or taken_s <= self.state.acted_s
 
     def take(self, kind: type[_Ended]) -> _Ended | None:
-        """The outcome of this kind, once: a later state of the same beat does not see it."""
+        """The outcome of this kind, removed from `ended`: a later state of this beat does not see
+        it."""
         for outcome in self.ended:
             if isinstance(outcome, kind):
                 self.ended.remove(outcome)
@@ -179,19 +179,20 @@ class VmTurn:
 
     @property
     def concerned(self) -> Sequence[PeerReport]:
-        """The live hosts that say anything of the VM but that it is down there."""
+        """The live hosts that may report more about the VM than that it is down there."""
         if self.several is None or self.number == ENGINE:
             return self.live
         return self.several.said.get(self.number, ())
 
     def up_elsewhere(self) -> PeerReport | None:
-        """A live peer that reports the engine up, and can do something about it."""
+        """A live peer that reports the VM up; None: no peer does. The host that asks to be switched
+        off does not count."""
         up = (p for p in self.concerned if self.at(p).report.vm is VmStatus.UP)
         return next((p for p in up if p is not self.asking), None)
 
 
 def entered(turn: VmTurn, name: StateName) -> VmState:
-    """The memory on entering a state: its clock starts, what belonged to the old one ends."""
+    """The memory on entering a state: its time begins, and fields of the old state are cleared."""
     state = replace(
         turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
     )
@@ -208,22 +209,23 @@ def entered(turn: VmTurn, name: StateName) -> VmState:
 
 
 def begin_move(turn: VmTurn, target: int) -> None:
-    """Migrate the VM, and remember where to and until when, which is published."""
+    """Emit the migration, and remember its target and its latest end, which are published."""
     turn.act(MigrateVm(target))
     until_s = turn.now_s + turn.rules.migration_within_s
     turn.state = replace(turn.state, moving_to=target, moving_until_s=until_s)
 
 
 def is_short_of_memory(turn: VmTurn, peer: PeerReport) -> bool:
-    """Whether the VM does not fit into a peer's free memory: by what is free there, or by its own
-    word, whose definition may want more than ours."""
+    """Whether the VM does not fit into a peer's free memory: by the free memory that the peer
+    publishes, or by its own report, since its definition of the VM may need more than ours."""
     free_mb = peer.mem_free_mb
     return turn.at(peer).memory_short or (free_mb is not None and free_mb < turn.rules.vm_memory_mb)
 
 
 def others(turn: VmTurn) -> list[placement.Candidate]:
-    """Live peers that may run the VM; one that does not know its own VM cannot start it. Where the
-    VM's bridge leads nowhere it is of no use, as long as it leads out on another of these hosts."""
+    """The live peers that may run the VM. A peer that does not know the state of its own VM cannot
+    start it. A peer on which the VM's bridge has no working uplink is left out if another of these
+    hosts, or this one, has one."""
     local = turn.observation.local
     if turn.number != ENGINE:
         assert turn.several is not None and turn.spec is not None
@@ -237,7 +239,8 @@ def others(turn: VmTurn) -> list[placement.Candidate]:
         and not p.stopped
         and turn.at(p).report.vm is not VmStatus.UNKNOWN
     ]
-    # A host that goes down offers nothing: rather move the VM there than shut it down.
+    # A host that shuts down does not count as better: moving the VM to a host without an uplink is
+    # better than stopping it.
     is_better_here = turn.here.uplink_up and local.shutdown is None
     if is_better_here or any(turn.at(p).uplink_up for p in able):
         able = [p for p in able if turn.at(p).uplink_up is not False]
@@ -245,7 +248,7 @@ def others(turn: VmTurn) -> list[placement.Candidate]:
 
 
 def is_cut_off(turn: VmTurn) -> bool | None:
-    """Whether this host's own network is bad by its own word; None: it does not know."""
+    """Whether this host's own network is bad; None: not known."""
     local = turn.observation.local
     if turn.here.uplink_up is False or local.way_out is False:
         return True
@@ -253,8 +256,8 @@ def is_cut_off(turn: VmTurn) -> bool | None:
 
 
 def obstacles(turn: VmTurn) -> tuple[Unfit, ...]:
-    """What keeps this host from starting the VM: the broker's findings, and a network that is cut
-    off while a host that can run the VM says that its own is good."""
+    """The obstacles to a start of the VM here: those that the broker has found, and a network that
+    is cut off while a host that can run the VM says that its own network is good."""
     found = turn.here.unfit
     if turn.vm_up_here or not is_cut_off(turn):
         return found
@@ -267,9 +270,9 @@ def obstacles(turn: VmTurn) -> tuple[Unfit, ...]:
 
 
 def bridge_elsewhere(turn: VmTurn) -> Unfit | None:
-    """The VM's bridge leads nowhere here, and on another host that can run the VM it does. This
-    host's points stay as they are, as the reference counts them: the fact decides, not the
-    points."""
+    """The obstacle that the VM's bridge has no working uplink here while it has one on another host
+    that can run the VM; None: it is not so. The score is not lowered for it,
+    since the score follows the reference; the obstacle alone prevents the start."""
     if turn.here.uplink_up is not False or turn.vm_up_here:
         return None
     able = {candidate.host_id for candidate in others(turn)}
@@ -281,15 +284,15 @@ def bridge_elsewhere(turn: VmTurn) -> Unfit | None:
 
 
 def own(turn: VmTurn) -> placement.Candidate:
-    """This host, as one that may run the VM."""
+    """This host as a candidate to run the VM."""
     return placement.Candidate(
         turn.observation.local.host_id, own_score(turn).value, turn.state.last_ran
     )
 
 
 def own_score(turn: VmTurn) -> Score:
-    """This host's score in the state the beat ended in; a host that is asked to be kept
-    out of the way is in LocalMaintenance for its peers, whatever its machine still does."""
+    """This host's score for the VM. While local maintenance is set it is that of LocalMaintenance,
+    even if the machine is still draining the VM."""
     local, state = turn.observation.local, turn.state
     name = StateName.LOCAL_MAINTENANCE if local.maintenance else state.name
     if state.name is StateName.AGENT_STOPPED:
@@ -308,12 +311,12 @@ def own_score(turn: VmTurn) -> Score:
             ),
         )
     elif turn.observation.lockspace_joined is False and not turn.vm_up_here:
-        # It could not start the VM: nobody must wait for it.
+        # This host could not start the VM, so no other host must wait for it.
         why = "this host has not joined the lockspace"
         return Score(0, (Penalty("lockspace", turn.rules.weights.base_score, why),))
     elif local.lock_driver is False and not turn.vm_up_here:
-        # What ran here would run without its lease: started here, or migrated to here, which
-        # libvirt does without a word.
+        # A VM here would run without its lease, whether it is started here or migrated to here;
+        # libvirt allows both without an error.
         why = "libvirt here runs without the sanlock lock driver"
         return Score(0, (Penalty("lock-driver", turn.rules.weights.base_score, why),))
     host = HostSamples(local.network, local.bridge_up, local.cpu_load, local.fence_path_ok)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A sick VM whose process cannot be ended here: its host asks the others to switch it off.
+"""Asks the other hosts to switch this host off when a sick VM's process cannot be ended here.
 
-Only the loss of power ends a QEMU that hangs in the kernel, and only its own host can know that it
-is so. What the others make of the ask, and its rules, are in scoring/hosts/fence_ask.py; here is
-the host that asks.
+Only the loss of power ends a QEMU that hangs in the kernel, and only its own host can know that. If
+the host did not ask, the VM would stay down for as long as the process hangs. This file decides
+whether this host asks; what the other hosts do then, and the rules, are in
+scoring/hosts/fence_ask.py.
 
-It does not ask while another protected VM is well on it: that one leaves first, live.
+While another protected VM is well on this host, it does not ask: that VM is first moved away, live.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
 from scoring.vm_facts import ENGINE, Health, VmStatus, is_well
 
-#: Pause before the VM's process is ended once more.
+#: The pause before ending the VM's process is tried again.
 STOP_RETRY_S = 15.0
-#: Rule 4; an agent that ends asks for nothing either.
-_ASKS_NOT = frozenset(
+#: The states in which this host does not ask (rule 4; nor does an agent that ends).
+_NOT_ASKING = frozenset(
     {StateName.GLOBAL_MAINTENANCE, StateName.LOCAL_MAINTENANCE, StateName.AGENT_STOPPED}
 )
 
 
 def look_at_stops(turn: VmTurn) -> None:
-    """Forget failed stops of a VM that is well again, or gone."""
+    """Forget the failed stops of a VM that is healthy again or has ended."""
     engine = turn.here.report
     is_over = engine.health is Health.GOOD or engine.vm not in (VmStatus.UP, VmStatus.UNKNOWN)
     if is_over and turn.state.unstopped_since_s is not None:
@@ -35,7 +36,7 @@ def look_at_stops(turn: VmTurn) -> None:
 
 
 def is_retried(turn: VmTurn) -> bool:
-    """Whether the process of a sick VM, which could not be ended, is to be ended once more."""
+    """Whether ending the process of a sick VM, which has failed, is to be tried again now."""
     return (
         turn.state.unstopped_since_s is not None
         and turn.here.report.health is Health.BAD
@@ -44,7 +45,7 @@ def is_retried(turn: VmTurn) -> bool:
 
 
 def others_leave(turn: VmTurn) -> bool:
-    """Whether the VMs beside the engine leave this host: it cannot be switched off before."""
+    """Whether the VMs beside the engine have to leave this host, so that it can be switched off."""
     several = turn.several
     since_s = None if several is None else several.engine_unstopped_since_s
     patience_s = turn.rules.timing.force_stop_patience
@@ -52,9 +53,9 @@ def others_leave(turn: VmTurn) -> bool:
 
 
 def ask(turn: VmTurn) -> None:
-    """Ask the other hosts to switch this one off, or no longer."""
+    """Ask the other hosts to switch this one off, or end that request."""
     since_s = turn.state.unstopped_since_s
-    if since_s is None or not _asks(turn, since_s):
+    if since_s is None or not _has_to_ask(turn, since_s):
         turn.state = replace(turn.state, asks_off=False)
         return
     well = _well_here(turn)
@@ -71,7 +72,7 @@ def ask(turn: VmTurn) -> None:
         f"the VM is sick, and ending its process has failed for {turn.now_s - since_s:.0f} s: "
         "the other hosts are asked to switch this host off"
     )
-    # First: the last reason belongs to the state that the beat ended in.
+    # At the front: the last reason must be that of the state in which the beat ended.
     turn.reasons.insert(0, turn.reason(Code.FENCE_ASKED, text))
 
 
@@ -85,7 +86,8 @@ def _well_here(turn: VmTurn) -> list[str]:
     ]
 
 
-def _asks(turn: VmTurn, since_s: float) -> bool:
+def _has_to_ask(turn: VmTurn, since_s: float) -> bool:
+    """Whether ending the sick VM has failed for long enough, and no rule forbids to ask."""
     local, patience_s = turn.observation.local, turn.rules.timing.force_stop_patience
     return (
         0 < patience_s <= turn.now_s - since_s
@@ -93,6 +95,6 @@ def _asks(turn: VmTurn, since_s: float) -> bool:
         and turn.here.lease_held is not False
         and turn.observation.global_maintenance is False
         and not local.maintenance
-        and turn.state.name not in _ASKS_NOT
+        and turn.state.name not in _NOT_ASKING
         and not reached_by(turn.host, local.host_id, turn.state.last_ran)
     )
