@@ -68,10 +68,13 @@ class Table:
         #: Peers that are watched closely.
         self.watched: frozenset[int] = frozenset()
         self._known: dict[int, tuple[SlotReport, Seen | None, slot_lines.Others, PeerReport]] = {}
+        #: What the peers publish, since the last read; None: not asked yet.
+        self._published: tuple[PeerReport, ...] | None = None
 
     def look(self, now_s: float) -> bool:
         """Update after a read of the whiteboard; returns whether a peer fell silent or came
         back."""
+        self._published = None
         reports = sorted(self.members.reports.items())
         self.seen = last_changes(self.seen, ((h, r.timestamp, now_s) for h, r in reports))
         for host in self.watched & self.seen.keys():
@@ -166,13 +169,19 @@ class Table:
             elif old[2] != others:
                 old = (report, seen, others, slot_lines.with_others(old[3], others))
             self._known[host] = old
-        return tuple(old[3] for old in self._known.values())
+        self._published = tuple(old[3] for old in self._known.values())
+        return self._published
+
+    def published(self) -> tuple[PeerReport, ...]:
+        """Every other host's report, for what its slot says: the witnesses of its life in it may
+        be as old as the last read of the whiteboard. Costs nothing when it is asked again."""
+        return self.peers() if self._published is None else self._published
 
     def live(self) -> list[PeerReport]:
         """The reports of the hosts that live."""
         return [
             peer
-            for peer in self.peers()
+            for peer in self.published()
             if (seen := self.seen.get(peer.host_id)) is not None
             and seen.changed
             and peer.host_id not in self.silent
@@ -223,7 +232,7 @@ class Table:
             if move is not None and move.target == self._in_force.host_id and move.left_s != 0:
                 return report.hostname
         own_id, live = self._in_force.host_id, {report.host_id for report in self.speaking()}
-        for peer in self.peers():
+        for peer in self.published():
             ends_s = [vm.moving_until_s for vm in peer.vms.values() if vm.target == own_id]
             if peer.host_id in live and any(end_s is None or end_s > now_s for end_s in ends_s):
                 return peer.hostname

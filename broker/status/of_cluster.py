@@ -180,7 +180,7 @@ class ClusterStatus:
         count = Counter(vm.host for vm in vms if vm.up)
         memory = self._this_host.vms.memory()
         room = {self._in_force.host_id: (memory.free_mb, memory.total_mb)}
-        room |= {peer.host_id: (peer.free_mb, peer.total_mb) for peer in self._table.peers()}
+        room |= {peer.host_id: (peer.free_mb, peer.total_mb) for peer in self._table.published()}
         for host_id, host in hosts.items():
             free_mb, total_mb = room.get(host_id, (None, None))
             up = count[host_id] if host.liveness == Liveness.LIVE.value else None

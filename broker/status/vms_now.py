@@ -162,7 +162,7 @@ class VmsNow:
     # --- where they are -------------------------------------------------------------------
 
     def _seen(self, hosts: list[SeenHost], reads: OwnReads, now_s: float) -> Mapping[int, VmSeen]:
-        peers = {peer.host_id: peer for peer in self._table.peers()}
+        peers = {peer.host_id: peer for peer in self._table.published()}
         words = []
         for host in hosts:
             peer = peers.get(host.host_id)

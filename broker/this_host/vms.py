@@ -193,7 +193,7 @@ class VmsHere:
             del self._healthy_once[number]
         good = {
             number
-            for peer in self._table.peers()
+            for peer in self._table.published()
             for number, vm in peer.vms.items()
             if vm.report.health is Health.GOOD
         }
@@ -249,7 +249,7 @@ class VmsHere:
     def _ran_elsewhere(self) -> dict[int, int]:
         """By number, the largest `last_ran` that another host publishes."""
         most: dict[int, int] = {}
-        for peer in self._table.peers():
+        for peer in self._table.published():
             for number, vm in peer.vms.items():
                 most[number] = max(most.get(number, 0), vm.last_ran)
         return most

@@ -26,6 +26,8 @@ SHOWN_LINES = 60
 #: Mean times between faults that a run may have, and faults in a run, give or take.
 APART_S = (30.0, 90.0, 200.0, 400.0, 1800.0, 7200.0, 28800.0)
 MOMENTS = 12
+#: How long all hosts beat at the end, with nothing passed over: nothing may begin then.
+REST_S = 10.0
 #: Nothing of a run is a cycle that has to be found often.
 GC_THRESHOLD = 50_000
 
@@ -108,7 +110,7 @@ def run_seed(
         while not world.is_quiet():
             world.run(max(1.0, world.bound_s() - world.is_calm_for()), leaps)
         world.laws.must_be_up()
-        world.run(60.0)
+        world.run(REST_S)
         world.stop()
     except Broken as error:
         broken = str(error)
