@@ -160,8 +160,12 @@ class Switch:
 
     def pull(self, order: dict[str, Any]) -> None:
         """Take the cables out of a host that is about to lose its power; they are in again when it
-        is switched on."""
-        cables = bmc.cables(self.host(order), self.settings)
+        is switched on. It stands still before: a host without power does not see its cables go."""
+        host = self.host(order)
+        record = FirstProcess.from_file(host.power_record)
+        if record is not None and record.here() is not None:
+            stop_all(record.namespace)
+        cables = bmc.cables(host, self.settings)
         ip([f"link set {cable} down" for cable in cables], may_fail=True)
 
     def storage_cable(self, order: dict[str, Any]) -> list[int]:

@@ -9,6 +9,9 @@ from functools import partial
 
 import pytest
 
+from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import decode_slot
+
 from . import ask, ready
 from .cluster import Cluster
 from .errors import law
@@ -57,11 +60,22 @@ def test_a_power_cut_is_survived_and_the_host_comes_back(lab: Cluster) -> None:
     assert heir != victim
     log = lab.log_path(heir, "agent").read_text()
     assert f"freed host id {victim.removeprefix('host')}" in log
+    assert _last_word(lab, victim).get("uplink") == "up", "without power nobody sees his cable go"
     assert "no-global-maintenance" in log, "the preconditions are in the log with their values"
     lab.power_on(victim)
     lab.wait_booted(victim)
     ask.until("the host rejoined", 60, lambda: ask.state(lab, victim) == "EngineDown")
     assert lab.engine_host() == heir
+
+
+def _last_word(lab: Cluster, host: str) -> dict[str, str]:
+    """The lines that a host wrote to its slot last."""
+    number = int(host.removeprefix("host"))
+    with lab.layout.whiteboard.open("rb") as volume:
+        volume.seek(number * SLOT_BYTES)
+        report = decode_slot(number, volume.read(SLOT_BYTES))
+    assert report is not None
+    return dict(report.extra)
 
 
 def test_killed_daemons_do_not_disturb_the_vm(lab: Cluster) -> None:
