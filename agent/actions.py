@@ -208,8 +208,9 @@ class ActionRunner:
                 return await hypervisor.power_off()
             case DisarmDomain(image=image):
                 return await hypervisor.disarm(image)
-            case MigrateVm(target=target):
-                return await hypervisor.migrate(target, self.hostnames.get(target, ""))
+            case MigrateVm(target=target, timeout_s=timeout_s):
+                hostname = self.hostnames.get(target, "")
+                return await hypervisor.migrate(target, hostname, timeout_s)
             case CancelMigration(why=why):
                 return await hypervisor.cancel_migration(why)
             case AskMigrationPath(target=target):

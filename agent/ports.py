@@ -67,8 +67,11 @@ class Hypervisor(Protocol):
     async def disarm(self, image: bool) -> DomainDisarmed:
         """Turn libvirt's autostart of it off; `image`: discard its memory image too."""
 
-    async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
-        """Live-migrate it to another host, if that one's libvirt answers."""
+    async def migrate(
+        self, target: int, hostname: str, timeout_s: float | None = None
+    ) -> VmMigrationEnded:
+        """Live-migrate it to another host, if that one's libvirt answers; a migration that takes
+        longer than `timeout_s` (None: than the configuration says) is cancelled."""
 
     async def ask_path(self, target: int, hostname: str) -> MigrationPath:
         """Whether another host's libvirt answers at the address of a migration; changes nothing."""

@@ -28,6 +28,7 @@ _SETTINGS = {
     "starting": ("TIME", "from its start until it is healthy; then it is stopped"),
     "bad-health": ("TIME", "so long it may be unhealthy; then it is stopped, and started anew"),
     "stop-grace": ("TIME", "its guest's time to shut down; then its process is ended"),
+    "migration-timeout": ("TIME", "a live migration that takes longer is cancelled"),
 }
 _FLAGS = {
     "failback": "goes back to a preferred host that returns",

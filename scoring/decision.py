@@ -42,10 +42,12 @@ class PowerOffVm:
 
 @dataclass(frozen=True, slots=True)
 class MigrateVm:
-    """Live-migrate the VM to `target`. Outcome: VmMigrationEnded."""
+    """Live-migrate the VM to `target`. `timeout_s`: one that takes longer is cancelled; None:
+    `libvirt.migration-timeout` counts. Outcome: VmMigrationEnded."""
 
     target: int
     vm: int = 1
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

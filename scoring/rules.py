@@ -17,6 +17,11 @@ from scoring.timing import Timing
 MIGRATION_EXTRA_S = 40.0
 
 
+def timeout_key(is_own: bool) -> str:
+    """What says how long a migration may take: the configuration, or a setting of the VM's own."""
+    return "its own migration-timeout" if is_own else "libvirt.migration-timeout"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """Penalties in points under the reference's key names (`base-score` is base_score, …).
@@ -62,8 +67,3 @@ class Rules:
     migration_timeout_s: float = 300.0
     leave_isolated: bool = False
     balance: bool = False
-
-    @property
-    def migration_within_s(self) -> float:
-        """The longest time of a move, from its order until its outcome is known."""
-        return self.migration_timeout_s + MIGRATION_EXTRA_S

@@ -176,9 +176,10 @@ class VmSpec:
     `together`: the VMs with which it must share its host. `only`: the hosts that may run it (empty:
     every host). `prefer`: hosts in the order in which they are preferred. `failback`: it goes back
     to a preferred host that returns. `overcommit`: it may start on a host with too little memory.
-    `starting_s`, `bad_health_s`, `stop_grace_s`: its own limits instead of the cluster's (None: the
-    cluster's): how long it may take to become healthy after a start, how long it may be unhealthy,
-    and how long its guest may take to shut down.
+    `starting_s`, `bad_health_s`, `stop_grace_s`, `migration_timeout_s`: its own limits instead of
+    the cluster's (None: the cluster's): how long it may take to become healthy after a start, how
+    long it may be unhealthy, how long its guest may take to shut down, and how long a live
+    migration may take.
     """
 
     number: int
@@ -197,6 +198,7 @@ class VmSpec:
     starting_s: float | None = None
     bad_health_s: float | None = None
     stop_grace_s: float | None = None
+    migration_timeout_s: float | None = None
 
     @property
     def huge(self) -> bool:

@@ -134,6 +134,7 @@ _CONFIGURED = {
     "starting": "timing.engine-starting",
     "bad-health": "timing.bad-health",
     "stop-grace": "timing.stop-grace",
+    "migration-timeout": "libvirt.migration-timeout",
 }
 _ENGINE_STAYS = (
     "the engine is always wanted up; to stop it: ha-agent maintenance global, then ha-agent vm"

@@ -93,9 +93,15 @@ KEYS: Mapping[str, Callable[[str, Names], Any]] = {
     "starting": _patience,
     "bad-health": _patience,
     "stop-grace": _patience,
+    "migration-timeout": _patience,
 }
 #: Settings whose field has another name.
-_FIELDS = {"starting": "starting_s", "bad-health": "bad_health_s", "stop-grace": "stop_grace_s"}
+_FIELDS = {
+    "starting": "starting_s",
+    "bad-health": "bad_health_s",
+    "stop-grace": "stop_grace_s",
+    "migration-timeout": "migration_timeout_s",
+}
 
 
 def with_settings(record: VmRecord, given: Mapping[str, str], names: Names) -> VmRecord:

@@ -61,6 +61,7 @@ from scoring.observation import (
     VmStartEnded,
     VmStopEnded,
 )
+from scoring.rules import timeout_key
 
 log = logging.getLogger("ha-agent.hypervisor")
 
@@ -184,14 +185,19 @@ class LibvirtHypervisor:
         except _FAILURES as error:
             return Refusal(f"libvirt on {hostname} does not answer at {uri}: {sentence(error)}")
 
-    async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
+    async def migrate(
+        self, target: int, hostname: str, timeout_s: float | None = None
+    ) -> VmMigrationEnded:
         given = self._config.libvirt
+        within_s = given.migration_timeout if timeout_s is None else timeout_s
+        why_late = f"cancelled, for it took more than {within_s:g} s"
+        why_late += f" ({timeout_key(timeout_s is not None)})"
         refusal = await self._ask_target(target, hostname, TARGET_DEADLINE_S)
         if refusal.text:
             return VmMigrationEnded(target, False, refusal.text, refusal.lasting)
         uri = given.migration_uri.format(host=in_uri(hostname))
         data_uri = given.migration_data_uri.format(host=in_uri(hostname))
-        deadline_s = given.migration_timeout + MIGRATE_EXTRA_S
+        deadline_s = within_s + MIGRATE_EXTRA_S
         self._moving = True
         moving = asyncio.ensure_future(
             self._worker.call(
@@ -199,7 +205,7 @@ class LibvirtHypervisor:
             )
         )
         try:
-            await self._watch_over(moving)
+            await self._watch_over(moving, within_s, why_late)
             await moving
         except (Hung, DefinitionError) as error:
             return VmMigrationEnded(target, False, self._cancelled or sentence(error))
@@ -216,10 +222,12 @@ class LibvirtHypervisor:
             moving.cancel()
         return VmMigrationEnded(target, True)
 
-    async def _watch_over(self, moving: asyncio.Future[None]) -> None:
+    async def _watch_over(
+        self, moving: asyncio.Future[None], within_s: float, why_late: str
+    ) -> None:
         """Switch to post-copy when it is time for it, and cancel the migration when it is late."""
         given, loop = self._config.libvirt, asyncio.get_running_loop()
-        end_s = loop.time() + given.migration_timeout
+        end_s = loop.time() + within_s
         if given.migration_downtime:
             # Only a migration that is under way has a downtime.
             done, _ = await asyncio.wait([moving], timeout=DOWNTIME_AFTER_S)
@@ -229,15 +237,14 @@ class LibvirtHypervisor:
                     lambda domain: domain.migrateSetMaxDowntime(given.migration_downtime),
                 )
         if given.migration_post_copy_after:
-            after_s = min(given.migration_post_copy_after, given.migration_timeout)
+            after_s = min(given.migration_post_copy_after, within_s)
             done, _ = await asyncio.wait([moving], timeout=after_s)
             if done:
                 return
             await self._beside_migration("post-copy", lambda domain: domain.migrateStartPostCopy())
         done, _ = await asyncio.wait([moving], timeout=max(0.0, end_s - loop.time()))
         if not done:
-            key = f"{given.migration_timeout:g} s (libvirt.migration-timeout)"
-            self._cancelled = f"cancelled, for it took more than {key}"
+            self._cancelled = why_late
             log.warning("the migration is %s", self._cancelled)
             await self._beside_migration("cancelling", lambda domain: domain.abortJob())
 

@@ -16,7 +16,8 @@ Rules:
    is written to the place of the oldest.
 4. `health` says how the VM is asked whether it is well: a page, `tcp:HOST:PORT`, `guest-agent`, or
    "" where it is not; `expect` is the regular expression that such a page must hold.
-   `starting_s`, `bad_health_s` and `stop_grace_s` are None where the cluster's own durations count.
+   `starting_s`, `bad_health_s`, `stop_grace_s` and `migration_timeout_s` are None where the
+   cluster's own durations count.
 5. A VM that was removed leaves its number, its name and `removed`; the number is free again once
    its lease was found free.
 """
@@ -114,6 +115,7 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
     starting_s: Patience = None
     bad_health_s: Patience = None
     stop_grace_s: Patience = None
+    migration_timeout_s: Patience = None
     removed: bool = False
     definitions: Annotated[tuple[Definition, ...], Meta(max_length=PLACES)] = ()
 
@@ -146,6 +148,7 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
             starting_s=self.starting_s,
             bad_health_s=self.bad_health_s,
             stop_grace_s=self.stop_grace_s,
+            migration_timeout_s=self.migration_timeout_s,
         )
 
     def free_place(self) -> int:

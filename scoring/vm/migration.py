@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scoring.decision import CancelMigration, Code
+from scoring.rules import timeout_key
 from scoring.timing import NEVER_S
 from scoring.vm import drain
 from scoring.vm.turn import VmTurn
@@ -21,14 +22,14 @@ CANCEL_RETRY_S = 15.0
 
 def watch_over(turn: VmTurn) -> None:
     """Cancel a migration that this agent did not begin, or does not remember, when it is overdue:
-    `migration_timeout_s` after its begin, as one of its own."""
+    the VM's `migration_timeout_s` after its begin, as one of its own."""
     state, here = turn.state, turn.here
     begun_s = state.since_s if here.migrating_s is None else here.taken_s - here.migrating_s
     assert begun_s is not None
     if state.moving_until_s is None:
-        until_s = begun_s + turn.rules.migration_within_s
+        until_s = begun_s + turn.migration_within_s
         turn.state = state = replace(state, moving_until_s=until_s)
-    own_left_s = begun_s + turn.rules.migration_timeout_s - turn.now_s
+    own_left_s = begun_s + turn.migration_timeout_s - turn.now_s
     left_s = min(own_left_s, drain.move_left_s(turn))
     if left_s > 0:
         text = f"the VM is being migrated away; cancelled in {left_s:.0f} s if it does not end"
@@ -36,8 +37,9 @@ def watch_over(turn: VmTurn) -> None:
     elif own_left_s > 0:
         cancel(turn, drain.NO_MORE_TIME, CancelMigration())
     else:
-        timeout_s = turn.rules.migration_timeout_s
-        why = f"it takes more than {timeout_s:g} s (libvirt.migration-timeout)"
+        is_own = turn.spec is not None and turn.spec.migration_timeout_s is not None
+        key = timeout_key(is_own)
+        why = f"it takes more than {turn.migration_timeout_s:g} s ({key})"
         cancel(turn, why, CancelMigration())
 
 

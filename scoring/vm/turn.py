@@ -24,7 +24,7 @@ from scoring.observation import (
     VmStartEnded,
     VmStopEnded,
 )
-from scoring.rules import Rules
+from scoring.rules import MIGRATION_EXTRA_S, Rules
 from scoring.vm import placement, seen
 from scoring.vm.score import Score, VmSamples, score
 from scoring.vm.several import Several
@@ -123,6 +123,17 @@ class VmTurn:
         return self.rules.timing.bad_health if own_s is None else own_s
 
     @property
+    def migration_timeout_s(self) -> float:
+        """A live migration of the VM that takes longer is cancelled."""
+        own_s = None if self.spec is None else self.spec.migration_timeout_s
+        return self.rules.migration_timeout_s if own_s is None else own_s
+
+    @property
+    def migration_within_s(self) -> float:
+        """At most so long a move takes, from its order until its outcome is known."""
+        return self.migration_timeout_s + MIGRATION_EXTRA_S
+
+    @property
     def lease_name(self) -> str:
         return "the engine lease" if self.number == ENGINE else "its lease"
 
@@ -210,8 +221,9 @@ def entered(turn: VmTurn, name: StateName) -> VmState:
 
 def begin_move(turn: VmTurn, target: int) -> None:
     """Emit the migration, and remember its target and its latest end, which are published."""
-    turn.act(MigrateVm(target))
-    until_s = turn.now_s + turn.rules.migration_within_s
+    own_s = None if turn.spec is None else turn.spec.migration_timeout_s
+    turn.act(MigrateVm(target, timeout_s=own_s))
+    until_s = turn.now_s + turn.migration_within_s
     turn.state = replace(turn.state, moving_to=target, moving_until_s=until_s)
 
 

@@ -30,6 +30,7 @@ from scoring.state import AgentState
 from scoring.vm.several import barred_until_s
 from scoring.vm.state import StateName
 from scoring.vm_facts import (
+    DETAIL_MIGRATION_SOURCE,
     ENGINE,
     Claim,
     DomainHere,
@@ -46,6 +47,7 @@ BOOT_S = 5.0
 #: Hosts that have looked around for so long know enough.
 BEGIN_S = 100.0
 _ENDED = EngineStatus(VmStatus.DOWN_UNEXPECTED, Health.BAD, "crashed")
+_LEAVING = EngineStatus(VmStatus.UP, Health.UNKNOWN, DETAIL_MIGRATION_SOURCE)
 _DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
 
 
@@ -100,6 +102,8 @@ class Hosts:
         self.stubborn: set[int] = set()
         self.migration_possible = True
         self.arrives_late = False
+        self.ordered: list[MigrateVm] = []
+        self.leaving: set[int] = set()
         self.leftovers: set[int] = set()
         self.forgotten: set[int] = set()
         self.devices: frozenset[int] = frozenset()
@@ -186,7 +190,7 @@ class Hosts:
                 self.leases.pop(vm, None)
                 host.outcomes.append(VmStopEnded(True, vm=vm))
             case MigrateVm() if self.arrives_late:
-                pass
+                self.ordered.append(action)
             case MigrateVm(target=target, vm=vm):
                 del host.vms[vm]
                 self.hosts[target].vms[vm] = self.now_s - BOOT_S
@@ -199,6 +203,8 @@ class Hosts:
     def _report(self, host: Host, vm: int) -> EngineStatus:
         if vm not in host.vms:
             return _ENDED if vm in host.ended else _DOWN
+        if vm in self.leaving:
+            return _LEAVING
         well = self.now_s - host.vms[vm] >= BOOT_S and vm not in self.sick
         return EngineStatus(VmStatus.UP, Health.GOOD if well else Health.BAD)
 

@@ -28,7 +28,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "vm": (
         "vm NAME [memory MIB] [priority N] [after NAME…] [apart NAME…] [together NAME…] "
         "[only HOST…] [prefer HOST…] [failback] [overcommit] [pages KIB]",
-        "vm NAME [starting S] [bad-health S] [stop-grace S]",
+        "vm NAME [starting S] [bad-health S] [stop-grace S] [migration-timeout S]",
         "vm NAME want up|down",
         "vm NAME disks recorded|running",
         "vm NAME removed",

@@ -66,7 +66,7 @@ from scoring.observation import (
     VmStartEnded,
     VmStopEnded,
 )
-from scoring.rules import Rules
+from scoring.rules import Rules, timeout_key
 from scoring.vm_facts import (
     DETAIL_MIGRATION_SOURCE,
     DETAIL_PAUSED,
@@ -1082,12 +1082,15 @@ class SimHypervisor:
         ok = found.libvirt_up and not found.libvirt_hangs
         return MigrationPath(target, ok, asked_s, "" if ok else no_libvirt(hostname))
 
-    async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
+    async def migrate(
+        self, target: int, hostname: str, timeout_s: float | None = None
+    ) -> VmMigrationEnded:
+        within_s = MIGRATE_DEADLINE_S if timeout_s is None else timeout_s
         self._world.began(self._host, "migrate", self._vm)
         loop = asyncio.get_running_loop()
         if why := no_name(target, hostname):
             return VmMigrationEnded(target, False, why, lasting=True)
-        if why := await self._libvirt("migrating the VM", MIGRATE_DEADLINE_S):
+        if why := await self._libvirt("migrating the VM", within_s):
             return VmMigrationEnded(target, False, why)
         await _takes(0.1)
         if self._host.migrates_nothing:
@@ -1100,11 +1103,11 @@ class SimHypervisor:
         move = self._world.migrate(self._host, hostname, self._vm)
         self._moving, self._cancelled = True, ""
         try:
-            until_s = loop.time() + MIGRATE_DEADLINE_S
+            until_s = loop.time() + within_s
             while move.result is None and loop.time() < until_s:
                 await _takes(0.2)
             if move.result is None:
-                key = f"{MIGRATE_DEADLINE_S:g} s (libvirt.migration-timeout)"
+                key = f"{within_s:g} s ({timeout_key(timeout_s is not None)})"
                 self._cancelled = f"cancelled, for it took more than {key}"
                 await self._cancel()
             until_s += MIGRATE_EXTRA_S
@@ -1112,7 +1115,7 @@ class SimHypervisor:
                 await _takes(0.2)
             if move.result == "":
                 return VmMigrationEnded(target, True)
-            hung = Hung("libvirt", "migrating the VM", MIGRATE_DEADLINE_S + MIGRATE_EXTRA_S)
+            hung = Hung("libvirt", "migrating the VM", within_s + MIGRATE_EXTRA_S)
             return VmMigrationEnded(target, False, self._cancelled or move.result or str(hung))
         finally:
             self._moving, self._cancelled = False, ""

@@ -19,7 +19,7 @@ from tests.simulation.world import World
 #: What `vm` says of a VM: words with one value, with several names, and with none.
 VALUES = (
     *("memory", "priority", "pages", "want", "disk", "disks", "starts", "boot"),
-    *("starting", "bad-health", "stop-grace"),
+    *("starting", "bad-health", "stop-grace", "migration-timeout"),
 )
 NAMES = ("after", "apart", "together")
 HOSTS = ("only", "prefer")
@@ -110,7 +110,7 @@ def tell(
                 raise Misfit(given[0], ("recorded", "running"))
             case "boot":
                 world.vms.boot_s[name] = seconds_of(given[0])
-            case "starting" | "bad-health" | "stop-grace":
+            case "starting" | "bad-health" | "stop-grace" | "migration-timeout":
                 fields[f"{key.replace('-', '_')}_s"] = seconds_of(given[0])
             case "starts":
                 later.append(functools.partial(_starts, world, who, given))

@@ -65,8 +65,10 @@ class Hand:
         await self._does("disarm", image)
         return DomainDisarmed(True)
 
-    async def migrate(self, target: int, hostname: str) -> VmMigrationEnded:
-        await self._does("migrate", target, hostname)
+    async def migrate(
+        self, target: int, hostname: str, timeout_s: float | None = None
+    ) -> VmMigrationEnded:
+        await self._does("migrate", target, hostname, timeout_s)
         return VmMigrationEnded(target, True)
 
     async def ask_path(self, target: int, hostname: str) -> MigrationPath:
@@ -135,7 +137,8 @@ ON_VM = [
     (ShutDownVm(3), ("shut down",), VmStopEnded(True, vm=3)),
     (PowerOffVm(3), ("power off",), VmStopEnded(False, "it does not end", vm=3)),
     (DisarmDomain(True, 3), ("disarm", True), DomainDisarmed(True, vm=3)),
-    (MigrateVm(4, 3), ("migrate", 4, "four"), VmMigrationEnded(4, True, vm=3)),
+    (MigrateVm(4, 3), ("migrate", 4, "four", None), VmMigrationEnded(4, True, vm=3)),
+    (MigrateVm(4, 3, 900.0), ("migrate", 4, "four", 900.0), VmMigrationEnded(4, True, vm=3)),
     (AskMigrationPath(4, 3), ("ask", 4, "four"), MigrationPath(4, True, 7.0, vm=3)),
     (CancelMigration("a test", 3), ("cancel", "a test"), MigrationCancelled(True, vm=3)),
 ]

@@ -107,6 +107,14 @@ def test_one_that_takes_too_long_is_cancelled_and_says_so(monkeypatch: pytest.Mo
     assert ended.detail == "cancelled, for it took more than 0.01 s (libvirt.migration-timeout)"
 
 
+def test_a_vm_may_have_another_time_for_its_migration_than_the_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = on(Domain(), monkeypatch, migration_timeout=3600.0)
+    ended = asyncio.run(ours.migrate(2, "two", 0.01))
+    assert ended.detail == "cancelled, for it took more than 0.01 s (its own migration-timeout)"
+
+
 def test_the_timeout_counts_from_the_begin_whatever_comes_between(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

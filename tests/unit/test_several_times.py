@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from scoring.decision import CancelMigration
+from scoring.observation import Order, OrderKind
+from scoring.rules import MIGRATION_EXTRA_S
+from scoring.state import AgentState
 from scoring.vm.state import StateName
 from scoring.vm_facts import ENGINE, VmSpec, Want
 from tests.fakes.hosts import Hosts, in_state
@@ -12,10 +16,10 @@ from tests.fakes.hosts import Hosts, in_state
 QUICK = {"starting_s": 30.0, "bad_health_s": 20.0, "stop_grace_s": 15.0}
 
 
-def cluster(**times: float) -> Hosts:
-    """One host with the engine, a VM with these times and one with the cluster's."""
+def cluster(number_of_hosts: int = 1, **times: float) -> Hosts:
+    """The first host has the engine, a VM with these times and one with the cluster's."""
     specs = (VmSpec(2, "db", 1024, **times), VmSpec(3, "web", 1024))  # type: ignore[arg-type]
-    hosts = Hosts(specs, {1: 8192})
+    hosts = Hosts(specs, dict.fromkeys(range(1, number_of_hosts + 1), 8192))
     for number in (ENGINE, 2, 3):
         hosts.put(number, 1)
     hosts.run(5)
@@ -57,3 +61,32 @@ def test_a_guest_that_does_not_shut_down_is_ended_after_its_own_time(
     assert 2 in hosts.where() and state(hosts, 2) is StateName.ENGINE_STOP
     hosts.run(8)
     assert 2 not in hosts.where()
+
+
+@pytest.mark.parametrize(
+    ("own_s", "within_s", "key"),
+    [(900.0, 900, "its own migration-timeout"), (None, 300, "libvirt.migration-timeout")],
+    ids=["own", "usual"],
+)
+def test_a_migration_may_take_the_time_that_the_vm_has_for_it(
+    own_s: float | None, within_s: int, key: str
+) -> None:
+    """Its order says it, and all hosts wait so long for its outcome. One that an agent finds, which
+    was started anew, is cancelled then."""
+    times = {} if own_s is None else {"migration_timeout_s": own_s}
+    hosts = cluster(2, **times)
+    host = hosts.hosts[1]
+    hosts.arrives_late = True
+    host.order = Order(1, OrderKind.MIGRATE, 2, vm=2)
+    for _ in range(5):
+        hosts.run(0 if hosts.ordered else 1)
+    assert [(act.vm, act.timeout_s) for act in hosts.ordered] == [(2, own_s)]
+    assert host.state.vms[2].moving_until_s == hosts.now_s + within_s + MIGRATION_EXTRA_S
+    host.order, host.state = None, AgentState(hosts.rules)
+    hosts.leaving.add(2)
+    hosts.run(within_s)
+    assert hosts.asked == []
+    hosts.run(2)
+    assert hosts.asked == [(1, CancelMigration(vm=2))]
+    assert host.last is not None
+    assert any(f"{within_s} s ({key})" in reason.text for reason in host.last.reasons)

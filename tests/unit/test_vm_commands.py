@@ -632,16 +632,19 @@ def test_the_times_of_a_vm(host: Host) -> None:
     host.add("db", "--stop-grace", "10m", "--starting", "1h30m")
     kept = host.records()[2]
     assert (kept.stop_grace_s, kept.starting_s, kept.bad_health_s) == (600, 5400, None)
-    host.good("set", "db", "bad-health=90", "starting=")
+    host.good("set", "db", "bad-health=90", "starting=", "migration-timeout=30m")
     spec = host.records()[2].spec()
     assert (spec.stop_grace_s, spec.starting_s, spec.bad_health_s) == (600, None, 90)
+    assert spec.migration_timeout_s == 1800
     shown = dict(line.split(None, 1) for line in host.good("show", "db").splitlines())
     assert (shown["stop-grace"], shown["starting"], shown["bad-health"]) == ("600", "none", "90")
+    assert shown["migration-timeout"] == "1800"
 
 
 def test_the_engine_has_its_times_and_its_health_check_from_the_configuration(host: Host) -> None:
     host.good("define", "engine", host.file(xml("engine-vm")))
     said = host.refused("set", "engine", "stop-grace=60", "health=guest-agent")
+    assert "libvirt.migration-timeout" in host.refused("set", "engine", "migration-timeout=60")
     assert "11 ha-agent: health, stop-grace" in said and "timing.stop-grace" in said
 
 

@@ -95,9 +95,8 @@ def test_a_migration_found_under_way_is_ended_when_its_time_is_over() -> None:
     life.here = replaced(life.here, engine=LEAVING, migrating_s=timeout_s - 1.5)
     found = life.beat()
     assert found.state.engine.name is S.ENGINE_MIGRATING_AWAY
-    assert (
-        found.state.engine.moving_until_s == life.now_s - timeout_s + 1.5 + RULES.migration_within_s
-    )
+    until_s = life.now_s + 1.5 + MIGRATION_EXTRA_S
+    assert found.state.engine.moving_until_s == until_s
     assert codes(found) == [Code.MIGRATING, Code.MIGRATING] and not found.actions
     life.here = replaced(life.here, migrating_s=timeout_s - 0.5)
     assert not life.beat().actions
