@@ -25,6 +25,7 @@ from . import (
     jitter,
     lab,
     migration,
+    rest,
     scale,
     scrape,
     soak,
@@ -34,6 +35,7 @@ from . import (
     strangers,
     streams,
     takeover,
+    vms,
 )
 from .figure import Figure
 
@@ -56,6 +58,8 @@ OWN_OPTIONS: dict[str, Callable[[list[str]], int]] = {
     "fencing": fencing.main,
     "takeover": takeover.main,
     "migration": migration.main,
+    "rest": rest.main,
+    "vms": vms.main,
     "scale": scale.main,
     "storages": storages.main,
 }

@@ -58,7 +58,7 @@ def measure(minutes: float) -> Iterator[Figure]:
                     ask.until(f"{host} sees {HOSTS} live hosts", FOUND_S, sees_all)
                 time.sleep(15.0)
                 pairs = [Pair.of(cluster, host) for host in real]
-                yield from costs(cluster, pairs, minutes * 60.0, 3.0, 150)
+                yield from costs(cluster, pairs, minutes * 60.0, 3.0, 150, 12)
             finally:
                 crowd.kill()
 

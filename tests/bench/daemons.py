@@ -25,13 +25,13 @@ SCRAPE_S = 5.0
 
 
 @contextlib.contextmanager
-def lab(hosts: int = 3) -> Iterator[Cluster]:
+def lab(hosts: int = 3, vms: int = 1) -> Iterator[Cluster]:
     """A lab of the bench's own, with a healthy engine."""
     parent = Path("/var/tmp/ha-lab")
     parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="b-", dir=parent)))
     try:
-        cluster.up(hosts)
+        cluster.up(hosts, vms=vms)
         yield cluster
     finally:
         cluster.down()

@@ -3,7 +3,7 @@
 again on what the others published the turn before, while loads, networks and free memory are a
 little unsteady.
 
-    python -m tests.bench.rest [--clusters 100] [--first 0] [--hours 24] [--balance] [--part K/N]
+    python -m tests.bench rest [--clusters 100] [--first 0] [--hours 24] [--balance] [--part K/N]
 
 Where no host has anything in mind, the time until the next decision is longer (LEAP_S instead of
 STEP_S). With `--balance` VMs move until the hosts are even (SETTLE_S at least without a move, which
@@ -265,15 +265,15 @@ def _slot(
     )
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
     """The command; 1 where something was done."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.rest", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench rest", description=__doc__)
     parser.add_argument("--clusters", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--hours", type=float, default=24.0)
     parser.add_argument("--balance", action="store_true", help="vm.balance is set")
     parser.add_argument("--part", default="1/1", help="K/N: the K-th of N parts")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     number, of = (int(word) for word in arguments.part.split("/"))
     seeds = range(arguments.first, arguments.first + arguments.clusters)
     done, vms, moves, began_s = 0, 0, 0, time.process_time()
@@ -294,7 +294,3 @@ def main() -> int:
         f" ({took_s:.0f} s CPU)"
     )
     return 1 if done else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,6 +8,7 @@ import statistics
 
 import pytest
 
+from tests.simulation.dead_host import started_s
 from tests.simulation.scenario import Player, parse
 
 #: What the simulated libvirt and sanlock need for a start.
@@ -53,27 +54,6 @@ def test_the_vm_is_away_no_longer_than_suspicion_and_start_take() -> None:
 def test_it_is_not_away_for_less_than_suspicion_takes(phase: int) -> None:
     """Two beats at least: what others see of a silent host, and what the start needs, stay."""
     assert away_s(phase) >= 2.0 + START_S
-
-
-def started_s(vms: int) -> list[float]:
-    """How long after their host's power cut each of so many VMs was started."""
-    names = [f"v{number}" for number in range(vms)]
-    lines = [
-        "# All VMs of a host lose their power.",
-        "hosts 3 host-boot 10 guest-boot 5 chance dead",
-        "wait 50",
-        *(f"vm {name} memory 2048 prefer host3" for name in names),
-        *(f"expect vm {name} healthy on host3 within 100" for name in names),
-        "wait 10",
-        "power off host3",
-        *(f"expect vm {name} running within 60" for name in names),
-    ]
-    player = Player(parse("dead.txt", "\n".join(lines)))
-    player.play()
-    trace = player.world.trace
-    cut_s = next(at_s for at_s, _, text in trace if text == "power off host3")
-    began = [at_s - cut_s for at_s, _, text in trace if text.startswith("started v")]
-    return sorted(at_s for at_s in began if at_s > 0)
 
 
 def test_six_vms_of_a_dead_host_are_hardly_later_than_one() -> None:

@@ -360,6 +360,6 @@ def test_the_help_of_the_measurements_names_each_of_them(
         bench.main()
     told = set(re.findall(r"\w+", capsys.readouterr().out))
     # What main() hands on before it reads any option of its own.
-    own = {"fencing", "takeover", "migration", "scale", "storages"}
+    own = {"fencing", "takeover", "migration", "rest", "scale", "storages", "vms"}
     assert own <= told and set(bench.MINUTES) <= told
     assert set(bench.OWN_OPTIONS) == own
