@@ -37,8 +37,10 @@ log = logging.getLogger("ha-broker.vms")
 
 _HELD = (
     "{name} runs, or ran last, with other disks than its definition says ({disks}): a start would"
-    " boot the recorded ones. While it runs: ha-agent vm define {name} --from-running. To boot what"
-    " the definition says all the same: ha-agent vm set {name} disks=recorded"
+    " boot the recorded ones. While it runs: ha-agent vm define {name} --from-running. Where it"
+    " runs no more: put those that it ran with into its definition (ha-agent vm show {name} --xml,"
+    " ha-agent vm define {name} FILE), or, to boot what the definition says all the same: ha-agent"
+    " vm set {name} disks=recorded"
 )
 
 

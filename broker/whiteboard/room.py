@@ -81,6 +81,7 @@ SHOWN = (
 )
 #: Sentences that explain the facts above.
 PROSE = (
+    "disks-*",
     "reason",
     "penalty-*",
     "config",

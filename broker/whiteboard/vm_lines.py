@@ -11,6 +11,7 @@ how they are read from another host, which may have written anything. Pure.
                                 the definition of generation 41 says
     unlike=2:DF                 VM 2 runs here with other disks (D) and other firmware (F) than its
                                 definition says; only shown to people
+    disks-2=vda runs from /srv/db.s1   the sentence about it, for who decides after its host's death
     speaks=2                    the host knows several VMs, and all lines above are there
     reached=2:3/17/1.2/-        VM 2 on host 3, whose last_ran is 17, answered this host's question
                                 of 1.2 s ago as it answers its users; the last is since when it has
@@ -68,12 +69,15 @@ from scoring.vm_facts import (
 #: The keys of the lines. The sentence of VM 5 stands under "vm-5".
 REGISTRY, MEMORY, CLAIMS, VMS, SPEAKS, SENTENCE = "registry", "mem", "claims", "vms", "speaks", "vm"
 FIT, DIFFER, REACHED, UNLIKE = "fit", "differ", "reached", "unlike"
+DISKS = "disks"
 #: A line of entries; longer ones go on in `vms-2`. The slot cuts a line at 1024 bytes.
 LINE_CHARS_MAX = 1000
 #: More lines of entries than 128 VMs take.
 LINES_MAX = 8
 LAST_RAN_MAX, SECONDS_MAX, GENERATION_MAX, MB_MAX = 5 * 10**14, 999_999, 2**53, 10**12 - 1
 SENTENCE_CHARS_MAX = 120
+#: Paths of several disks.
+DISKS_CHARS_MAX = 400
 
 _S = StateName
 #: How the VM is: its letter, its status, its detail, and the state of its machine that follows.
@@ -155,7 +159,8 @@ class Memory:
 
 class Differing(NamedTuple):
     """A VM runs, or ran last, with other disks than its definition says: of the definition that the
-    registry wrote at `generation`. `last_ran`: see PeerVm. `text`: the disks; not in the slot."""
+    registry wrote at `generation`. `last_ran`: see PeerVm. `text`: the disks; "": not known, since
+    the slot had no room for it."""
 
     generation: int
     text: str = ""
@@ -215,6 +220,11 @@ def lines(
         DIFFER,
         [f"{n}:{one.last_ran}@{one.generation}" for n, one in sorted((differing or {}).items())],
     )
+    sentences |= {
+        f"{DISKS}-{n}": one.text[:DISKS_CHARS_MAX]
+        for n, one in sorted((differing or {}).items())
+        if one.text
+    }
     odd = [
         f"{n}:{''.join(sorted(map(_LETTER_OF.__getitem__, codes)))}"
         for n, codes in sorted((unlike or {}).items())
@@ -362,7 +372,8 @@ def differing_in(extra: Mapping[str, str]) -> dict[int, Differing]:
     for entry in _entries(extra, DIFFER):
         parts = _DIFFER.fullmatch(entry)
         if parts is not None and ENGINE < int(parts[1]) <= VMS_MAX:
-            found[int(parts[1])] = Differing(int(parts[3]), last_ran=int(parts[2]))
+            text = extra.get(f"{DISKS}-{parts[1]}", "")
+            found[int(parts[1])] = Differing(int(parts[3]), text, int(parts[2]))
     return found
 
 

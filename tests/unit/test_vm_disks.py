@@ -73,6 +73,7 @@ def test_a_snapshot_on_a_dead_host_holds_a_start_back_until_somebody_decides(
         (unfit,) = vm.unfit
         assert unfit.obstacle is Obstacle.HELD_BACK
         assert "ha-agent vm set db disks=recorded" in unfit.text
+        assert OVERLAY in unfit.text, "its host is dead, and nobody else could say which disk it is"
         # A decision writes the definition anew: what was seen of the older one counts no more.
         two.registry.cached = registry_of(db(6)).cached
         await two.beat(14.0)
@@ -93,6 +94,7 @@ def test_a_host_that_comes_back_still_knows_it(tmp_path: Path) -> None:
         for now_s in (20.0, 21.0):
             await again.beat(now_s)
         assert obstacles(again, 21.0) == [Obstacle.HELD_BACK]
+        assert OVERLAY in again.view(21.0).local.vms[0].unfit[0].text
 
     asyncio.run(run())
 
@@ -121,6 +123,8 @@ def test_where_it_ran_later_as_defined_nothing_is_held_back(tmp_path: Path) -> N
 def test_any_line_is_read(line: str) -> None:
     assert differing_in({DIFFER: line}) == {}
     assert differing_in({DIFFER: f"{line} 3:4@5"}) == {3: Differing(5, last_ran=4)}
+    read = differing_in({DIFFER: f"{line} 3:4@5", "disks-3": OVERLAY, "disks-4": "x"})
+    assert read == {3: Differing(5, OVERLAY, 4)}
 
 
 def test_what_runs_is_compared_with_the_definition() -> None:
