@@ -16,10 +16,11 @@ from typing import Any
 import libvirt
 import msgspec
 
-from agent.registry.change import Change, changing
+from agent.registry.change import Change, changing, mended_header
 from agent.registry.definition import one_host_only, text_of, with_lease
 from agent.registry.names import ENGINE
 from agent.registry.settings import KEYS, pairs, shown, with_settings
+from agent.status.vms_text import STARTS_NO_OTHER
 from agent.storage.registry import shared_opened
 from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerError, ask
@@ -32,6 +33,7 @@ from broker.vm.domain_facts import Differs, parse
 from broker.vm.domain_text import with_facts_of
 from broker.vm.errors import BadDomain
 from broker.wire.exchange import View
+from broker.wire.vms import Room
 from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm_facts import ORDINARY_PAGES_KB, Want
 
@@ -110,7 +112,7 @@ def set_(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
                 f"{', '.join(configured)}: the engine has that from the configuration ({where})",
             )
         change.check(record)
-        warnings = room(config, record) if {"only", "overcommit", "want"} & given.keys() else []
+        warnings = room(config, record) if _PLACING & given.keys() else []
         record = change.put(record, xml)
         now = shown(record, change.names)
         done = f"{record.name}: " + ", ".join(
@@ -122,11 +124,9 @@ def set_(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
 #: The decision that a VM whose disks differ boots those of its definition: which is thereby
 #: written anew, so that what was seen of an older one counts no more.
 DISKS, RECORDED = "disks", "recorded"
-_DEAF = (
-    "starts no VM but the engine: an earlier version, or storage.registry is not set there, or its"
-    " broker was not restarted since"
-)
 _RULES = ("after", "apart", "together")
+#: Settings on which it depends whether a VM has a place.
+_PLACING = {"only", "overcommit", "want", "apart", "together"}
 #: Settings that the engine takes from the configuration, as it did before there was a registry.
 _CONFIGURED = {
     "health": "[health]",
@@ -212,13 +212,17 @@ def restore(config: Config, arguments: argparse.Namespace, as_json: bool) -> int
 
 
 def sign(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
-    """Sign the registry with the present cluster key, after a change of the key."""
+    """Sign the registry with the present cluster key, after a change of the key; a header that was
+    lost is written anew first."""
+    mended = False if arguments.dry_run else mended_header(config)
     with changing(config, arguments.dry_run) as change:
         signed = change.sign_anew()
         if not arguments.dry_run:
             with shared_opened(config, read_only=False) as shared:
                 signed += shared.sign_anew()
     text = f"{signed} blocks of the registry are signed with the present key"
+    if mended:
+        text = f"the header of the registry, which could not be read, is written anew; {text}"
     print(json.dumps({"version": 1, "signed": signed, "done": text}) if as_json else text)
     return ExitCode.OK
 
@@ -336,7 +340,8 @@ def _warnings(config: Config, change: Change, record: VmRecord, xml: str) -> lis
 
 
 def room(config: Config, record: VmRecord) -> list[str]:
-    """A warning where no host has the memory now; CommandError where that is refused."""
+    """Warnings: a VM would have no place now, or after a host's death, by the plan that the hosts
+    act on; CommandError where that is refused."""
     try:
         view = ask(config.daemon.socket, "GET", "/v1/view", View)
     except BrokerError:
@@ -347,25 +352,41 @@ def room(config: Config, record: VmRecord) -> list[str]:
         # A host publishes nothing of VMs before it has read a registry with one.
         if view.registry and peer.speaks < SPEAKS_SEVERAL and not peer.stopped
     ]
-    found = [f"{', '.join(deaf)}: {_DEAF}"] if deaf else []
-    if record.pages_kb != ORDINARY_PAGES_KB or record.overcommit or record.want is Want.DOWN:
+    found = [f"{', '.join(deaf)}: {STARTS_NO_OTHER}"] if deaf else []
+    if record.want is Want.DOWN:
         return found
+    try:
+        answer = ask(config.daemon.socket, "POST", "/v1/room", Room, record.spec())
+    except BrokerError:
+        answer = Room(known=False)
+    if answer.known:
+        texts = [each.text for each in (*answer.short, *answer.n_plus_1)]
+    else:
+        texts = _memory_now(config, record, view)
+    if texts and config.vm.admission == "refuse":
+        text = "; ".join(texts)
+        raise CommandError(ExitCode.REFUSED, f"{text}; nothing was done (vm.admission)")
+    return [*found, *texts]
+
+
+def _memory_now(config: Config, record: VmRecord, view: View) -> list[str]:
+    """Where the broker has no plan, since no registry with a VM was read yet: a text where no host
+    has that much memory free."""
+    if record.pages_kb != ORDINARY_PAGES_KB or record.overcommit:
+        return []
     free = {view.local.host_id: view.local.mem_free_mb}
     free |= {peer.host_id: peer.mem_free_mb for peer in view.peers}
     may = {h: mb for h, mb in free.items() if not record.only or h in record.only}
     if not may or any(mb is None or mb >= record.memory_mb for mb in may.values()):
-        return found
+        return []
     best = max(may, key=lambda host: may[host] or 0)
     name = view.hostnames.get(best) or (
         config.host_name if best == config.host.id else f"host {best}"
     )
-    text = (
+    return [
         f"no host has {record.memory_mb} MiB free for {record.name}: {name} has the most,"
         f" {may[best]:.0f} MiB"
-    )
-    if config.vm.admission == "refuse":
-        raise CommandError(ExitCode.REFUSED, f"{text}; nothing was done (vm.admission)")
-    return [*found, text]
+    ]
 
 
 def _answer(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from agent.status.sentences import cannot, duration, if_it_dies, is_cut_off, last_word
-from agent.status.vms_text import size
+from agent.status.vms_text import STARTS_NO_OTHER, size
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import HostStatus, Status
@@ -107,6 +107,8 @@ def obstacle(status: Status, vm: VmEntry, host: HostStatus) -> str:
         return "it is in local maintenance"
     if host.stopped:
         return "its agent is stopped"
+    if host.engine_only:
+        return f"it {STARTS_NO_OTHER}"
     if host.host_id in vm.barred:
         return f"it failed to start it, and tries again in {duration(vm.barred[host.host_id])}"
     if vm.only and host.host_id not in vm.only:

@@ -139,6 +139,13 @@ def changing(config: Config, dry_run: bool = False) -> Iterator[Change]:
         wake_broker(config)
 
 
+def mended_header(config: Config) -> bool:
+    """Write the registry's header anew where it cannot be read and its records prove that it is
+    ours; whether that was needed; CommandError."""
+    with opened(config, read_only=False) as registry, held(config):
+        return registry.mend_header(kept_of(config).generation)
+
+
 def wake_broker(config: Config) -> None:
     """Have the broker here read the registry now, which its slot shows to the others."""
     with contextlib.suppress(BrokerDown, BrokerRefused):

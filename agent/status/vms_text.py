@@ -20,6 +20,13 @@ NAMED_MAX = 3
 _MIB_IN_GIB = 1024
 
 
+#: Of a host that is no candidate for the VMs beside the engine.
+STARTS_NO_OTHER = (
+    "starts no VM but the engine: an earlier version runs there, or storage.registry is not set"
+    " there (ha-agent storage grow), or its daemons were not restarted since"
+)
+
+
 def has_several(status: Status) -> bool:
     """Whether there is a VM beside the engine."""
     return len(status.vms) > 1
@@ -82,6 +89,9 @@ def troubles(status: Status) -> Iterator[str]:
             yield f"{vm.name} {_differs(vm)}"
         if vm.refused:
             yield f"{vm.name} cannot be started on this host: {vm.refused}"
+    for host in status.hosts.values():
+        if host.engine_only:
+            yield f"ENGINE ONLY: {host.hostname} {STARTS_NO_OTHER}"
     yield from (f"{each.text} (ha-agent why {each.name})" for each in status.short)
     yield from (each.text for each in status.n_plus_1)
 

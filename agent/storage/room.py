@@ -55,8 +55,15 @@ def check_room(path: str, size: int) -> None:
     if status is not None and stat.S_ISBLK(status.st_mode):
         check_device(path, size)
     elif status is not None and status.st_size > 0:
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise CommandError(ExitCode.STORAGE, f"{path}: cannot be written; check its mode")
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            step = "check its mode"
+            if error.errno == errno.EROFS:
+                step = "look in the kernel log why it is read-only, then mount it read-write"
+            raise CommandError(
+                ExitCode.STORAGE, f"{path}: cannot be written: {error.strerror}; {step}"
+            ) from None
         # The free space is not asked for: some FUSE file systems say 0, and mean unknown.
         _check_free(path, size, missing=size - status.st_size)
     else:

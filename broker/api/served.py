@@ -20,6 +20,7 @@ from broker.peers.asker import Heartbeats
 from broker.peers.question_gate import QuestionGate
 from broker.registry.cache import RegistryCache
 from broker.status.of_cluster import ClusterStatus
+from broker.status.vms_now import VmsNow
 from broker.this_host.facts import ThisHost
 from broker.this_host.sign_of_life import SignOfLife
 from broker.whiteboard.board import Board
@@ -35,6 +36,7 @@ class Served(Protocol):
     sign_of_life: SignOfLife
     this_host: ThisHost
     shown: ClusterStatus
+    vms_now: VmsNow
     exchange: Exchange
     asked: Asked
     keeper: Keeper

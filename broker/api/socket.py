@@ -32,6 +32,7 @@ from broker.wire.status import (
     Maintenance,
     NewOrder,
 )
+from scoring.vm_facts import VmSpec
 
 BODY_BYTES_MAX = 262_144
 SOCKET_MODE = 0o660
@@ -209,6 +210,12 @@ async def _post_registry(request: web.Request) -> web.Response:
     return json_answer({})
 
 
+async def _post_room(request: web.Request) -> web.Response:
+    """What would have no place if the registry had this VM."""
+    spec = msgspec.json.decode(await request.read(), type=VmSpec)
+    return json_answer(request.app[_BROKER].vms_now.room_for(spec, _now_s()))
+
+
 def application(broker: Served) -> web.Application:
     """The API over one broker."""
     app = web.Application(middlewares=[as_problems, at_work], client_max_size=BODY_BYTES_MAX)
@@ -222,6 +229,7 @@ def application(broker: Served) -> web.Application:
     app.router.add_post("/v1/what-ran", _post_what_ran)
     app.router.add_post("/v1/acknowledge", _post_acknowledge)
     app.router.add_post("/v1/registry", _post_registry)
+    app.router.add_post("/v1/room", _post_room)
     app.router.add_post("/v1/orders", _post_order)
     app.router.add_get("/v1/orders/{number:[0-9]{1,15}}", _get_order)
     app.router.add_put("/v1/host-shutdown", _put_host_shutdown)

@@ -101,9 +101,9 @@ class VmSection(_Section, frozen=True, kw_only=True):
     certainly not start the VM scores 0. `on-host-shutdown`: what becomes of the VM when its host
     shuts down or reboots: `migrate` (its guest is shut down where no host can take it), `shutdown`,
     or `leave` (to libvirt). `on-isolation`: what becomes of a VM that nobody reaches because its
-    host is cut off: `move` it, or `leave` it and notify. `admission`: what `vm add` does with a VM
-    that no host has the memory for: `warn`, or `refuse` it. `balance`: a VM of the registry is
-    migrated off the fullest host where that makes the hosts' memory clearly more even."""
+    host is cut off: `move` it, or `leave` it and notify. `admission`: what `vm add` does where a VM
+    would have no place then, now or after a host's death: `warn`, or `refuse`. `balance`: a VM of
+    the registry leaves the fullest host where that makes the hosts' memory clearly more even."""
 
     name: Name = "HostedEngine"
     definition: AbsolutePath = "/etc/ha-agent/engine.xml"

@@ -214,6 +214,25 @@ class Registry:
                 signed += 1
         return signed
 
+    def mend_header(self, above: int) -> bool:
+        """Write the header anew where it cannot be read, on a volume whose records prove that it
+        is this cluster's: at least one can be read and counts; whether that was needed.
+        RegistryError where nothing proves it. `above`: as in `put`. The caller holds the lease."""
+        blocks = self._volume.read_slots(range(VMS_MAX + 1))
+        if decode_header(blocks.get(0, b"")) is not None:
+            self._header(blocks[0])
+            return False
+        found = []
+        for number in range(1, VMS_MAX + 1):
+            record = decode_record(blocks.get(number, b""), number)
+            if record is not None and self._counts(blocks[number], number):
+                found.append(record.generation)
+        if not found:
+            self._header(blocks.get(0, b""))
+        header = Header(cluster=self._cluster, generation=max(above, *found))
+        self._write(0, encode(header, 0, self._signatures))
+        return True
+
     def _write_definition(
         self, record: VmRecord, xml: bytes, generation: int, wall_s: float, by: str
     ) -> Definition:
@@ -262,7 +281,10 @@ class Registry:
             raise self._error("holds no registry", "make one: ha-agent init, or storage grow")
         header = decode_header(data)
         if header is None:
-            raise self._error("its header cannot be read", "check that this is the right volume")
+            raise self._error(
+                "its header cannot be read",
+                "check that this is the right volume; if it is: ha-agent vm sign",
+            )
         if header.version > VERSION:
             raise self._error(
                 f"is of version {header.version}, this one reads {VERSION}", "update ha-agent"

@@ -46,6 +46,7 @@ from broker.wire.status import (
 from broker.wire.vms import VmEntry, VmList
 from scoring.hosts.liveness import Liveness
 from scoring.lease_times import BUDGET_IO_TIMEOUTS
+from scoring.vm.seen import SPEAKS_SEVERAL
 
 #: A status is made anew after this time, even if nothing has changed.
 STATUS_FRESH_S = 0.2
@@ -180,11 +181,17 @@ class ClusterStatus:
         count = Counter(vm.host for vm in vms if vm.up)
         memory = self._this_host.vms.memory()
         room = {self._in_force.host_id: (memory.free_mb, memory.total_mb)}
-        room |= {peer.host_id: (peer.free_mb, peer.total_mb) for peer in self._table.published()}
+        peers = {peer.host_id: peer for peer in self._table.published()}
+        room |= {host_id: (peer.free_mb, peer.total_mb) for host_id, peer in peers.items()}
         for host_id, host in hosts.items():
             free_mb, total_mb = room.get(host_id, (None, None))
-            up = count[host_id] if host.liveness == Liveness.LIVE.value else None
-            hosts[host_id] = replace(host, vms=up, free_mb=free_mb, total_mb=total_mb)
+            is_live = host.liveness == Liveness.LIVE.value
+            up = count[host_id] if is_live else None
+            peer = peers.get(host_id) if is_live and not host.stopped else None
+            deaf = peer is not None and peer.speaks < SPEAKS_SEVERAL
+            hosts[host_id] = replace(
+                host, vms=up, free_mb=free_mb, total_mb=total_mb, engine_only=deaf
+            )
 
     def _paths(self) -> Sequence[FencePathStatus]:
         report = self._this_host.agent.last

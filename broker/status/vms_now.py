@@ -22,11 +22,12 @@ from broker.status.vms import Known, n_plus_1, short
 from broker.this_host.facts import ThisHost
 from broker.this_host.place_seen import PlaceSeen
 from broker.whiteboard import vm_lines
-from broker.wire.vms import WithoutPlace
+from broker.wire.vms import Room, WithoutPlace
 from scoring.hosts.liveness import Liveness
 from scoring.hosts.look import look
 from scoring.hosts.state import HostState
 from scoring.lease_times import host_dead_s
+from scoring.observation import Observation
 from scoring.vm.plan import Plan, after_each_death
 from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm.several import START_PAUSE_S, Several, engine_spec
@@ -96,6 +97,33 @@ class VmsNow:
             return ()
         known = self._known(self._look(now_s), now_s)
         return (*short(known), *n_plus_1(known))
+
+    def room_for(self, spec: VmSpec, now_s: float) -> Room:
+        """What would have no place if the registry had that VM, and has one without it."""
+        observation = replace(self._exchange.view(now_s).observed(), order=None)
+        reads = self._place.hosts(now_s)[1]
+        is_known = observation.registry > 0 and not self._is_joining(now_s)
+        if not is_known or self._table.is_blind(now_s):
+            return Room(known=False)
+        others = tuple(each for each in observation.specs if each.number != spec.number)
+        sees_all = self._sees_all(reads, now_s)
+        before, after = (
+            self._planned(replace(observation, specs=specs), sees_all, now_s)
+            for specs in (observation.specs, (*others, spec))
+        )
+        is_lacking = {(each.if_dies, each.vm) for each in (*short(before), *n_plus_1(before))}
+        fresh_now, fresh_later = (
+            tuple(each for each in found if (each.if_dies, each.vm) not in is_lacking)
+            for found in (short(after), n_plus_1(after))
+        )
+        return Room(True, fresh_now, fresh_later)
+
+    def _planned(self, observation: Observation, sees_all: bool, now_s: float) -> Known:
+        """The plans of what is missing in that observation now, and after each death."""
+        several = self._several_of(observation, now_s)
+        specs, hosts = tuple(several.specs.values()), tuple(several.hosts.values())
+        plans = after_each_death(specs, hosts, several.missing) if sees_all else {}
+        return Known(specs, {}, self._name_of, plan=several.plan, plans=plans)
 
     def known(self, now_s: float) -> Known:
         """All VMs, the engine among them."""
@@ -209,6 +237,9 @@ class VmsNow:
     def _asked(self, now_s: float) -> Several:
         """What the decision would find now."""
         observation = replace(self._exchange.view(now_s).observed(), order=None)
+        return self._several_of(observation, now_s)
+
+    def _several_of(self, observation: Observation, now_s: float) -> Several:
         turn = look(HostState(seen=self._table.seen), self._in_force.rules, observation, now_s)
         return Several(turn, self._own_states())
 

@@ -220,7 +220,8 @@ class HostStatus(Struct, frozen=True):
     key to look with. `not_counted`: why its word does not count, "": it does. `fence_ask`: why it
     is to be switched off by its own word, or may be before long; empty: no. `api`: addresses.
     `vms`: how many VMs are up there; `total_mb`: its memory, `free_mb`: what no VM was promised,
-    MiB."""
+    MiB. `engine_only`: there are further VMs, and it starts none of them, since it knows of none.
+    """
 
     host_id: int
     hostname: str
@@ -260,6 +261,7 @@ class HostStatus(Struct, frozen=True):
     vms: int | None = None
     free_mb: float | None = None
     total_mb: float | None = None
+    engine_only: bool = False
 
 
 class EngineSummary(Struct, frozen=True):

@@ -87,6 +87,15 @@ class WithoutPlace(Struct, frozen=True):
     if_dies_name: str = ""
 
 
+class Room(Struct, frozen=True):
+    """What would be without a place if the registry had a VM as it is asked about, and is not
+    already: now, and after a host's death. `known`: this host sees enough to say so."""
+
+    known: bool
+    short: tuple[WithoutPlace, ...] = ()
+    n_plus_1: tuple[WithoutPlace, ...] = ()
+
+
 class VmList(Struct, frozen=True):
     """All VMs. `version`: of the status."""
 

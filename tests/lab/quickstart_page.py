@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""docs/quickstart.md as a script: its commands, and what each must print."""
+"""A page of the documents as a script: its commands, and what each must print."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from .layout import CHECKOUT
 
@@ -22,10 +23,10 @@ class Command:
     output: tuple[str, ...]
 
 
-def commands() -> list[Command]:
+def commands(page: Path = PAGE) -> list[Command]:
     """Those of the page's console blocks."""
     found: list[tuple[str, str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+    for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.splitlines():
             if prompt := re.match(r"(host\d)# (.*)", line):
                 found.append((prompt[1], prompt[2], []))

@@ -19,7 +19,7 @@ from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
 from broker.wire.exchange import View
 from scoring.vm_facts import Want
-from tests.fakes.broker import in_thread, make_broker, served, up
+from tests.fakes.broker import in_thread, make_broker, record, report, served, up
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
 DB = VmRecord(
@@ -65,6 +65,32 @@ def test_memory_that_no_host_has_is_said_or_refused(tmp_path: Path) -> None:
         for fine in ({"memory_mb": 4096}, {"overcommit": True}, {"want": Want.DOWN}):
             record = msgspec.structs.replace(DB, **fine)
             assert await asyncio.to_thread(vms.room, strict, record) == [], fine
+
+    served(tmp_path, test)
+
+
+def test_a_vm_without_a_place_in_the_plan_is_said_or_refused(tmp_path: Path) -> None:
+    """Once the registry is known the hosts' own plan says it, not free memory alone."""
+    sso = record(3, "sso", 4096)
+
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        now_s = asyncio.get_running_loop().time()
+        broker.monitors.latest["memory"] = Sample(65536.0, now_s)
+        broker.registry.cached = KNOWN
+        for later_s in (0.0, 1.0):
+            up(broker, now_s + later_s)
+            broker.take_report(report(), now_s + later_s)
+            await broker.beat(now_s + later_s)
+        config = broker.config
+        text = "sso has no place: 4 GiB short (needs 4, host1 has 0)"
+        assert text in await asyncio.to_thread(vms.room, config, sso)
+        strict = msgspec.structs.replace(
+            config, vm=msgspec.structs.replace(config.vm, admission="refuse")
+        )
+        with pytest.raises(CommandError, match=r"needs 4, host1 has 0.*vm\.admission"):
+            await asyncio.to_thread(vms.room, strict, sso)
+        stopped = msgspec.structs.replace(sso, want=Want.DOWN)
+        assert await asyncio.to_thread(vms.room, strict, stopped) == []
 
     served(tmp_path, test)
 

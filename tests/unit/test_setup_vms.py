@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,10 +51,10 @@ class Host:
         )
         (folder / "vm.xml").write_text(XML)
         self._domain = str(folder / "vm.xml")
-        self._environment = {**daemon.environment, "HA_AGENT_CONFIG": str(self.config)}
+        self.environment = {**daemon.environment, "HA_AGENT_CONFIG": str(self.config)}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        done = commands.run("ha-agent", *arguments, env=self._environment)
+        done = commands.run("ha-agent", *arguments, env=self.environment)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -117,6 +118,53 @@ def test_a_cluster_that_was_made_before_grows(host: Host) -> None:
     assert set(again.values()) == {"ok"}
     assert host.verdicts("storage", "grow", "--vms", "60")["leases"] == "done"
     assert (host.shared / "leases").stat().st_size == 75 * MIB
+
+
+#: Mounts a file system of 64 MiB over the shared folder, with the volumes of the cluster.
+SMALL = """
+set -e
+truncate -s 64M $1/small.img; mkfs.ext4 -q -F $1/small.img; mkdir -p $1/small
+mount -o loop $1/small.img $1/small; rmdir $1/small/lost+found
+cp -a --sparse=never $2/. $1/small/
+mount --bind $1/small $2
+[ -z "$3" ] || mount -o remount,bind,$3 $2
+folder=$2; shift 3
+set +e
+before=$(ls -ls --time-style=+ $folder; cat $folder/* | md5sum)
+"$@"; echo "=== $?"
+after=$(ls -ls --time-style=+ $folder; cat $folder/* | md5sum)
+[ "$before" = "$after" ] && echo same || echo "$before" "$after"
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "vms", "said"),
+    [
+        ("", "100", "No space left on device; free space there"),
+        ("ro", "5", "ead-only"),
+    ],
+)
+def test_growing_where_the_storage_has_no_room_or_is_read_only_changes_nothing(
+    host: Host, tmp_path: Path, option: str, vms: str, said: str
+) -> None:
+    assert host.init().returncode == ExitCode.OK
+    config = host.config.read_text()
+    agent = str(Path(sys.executable).parent / "ha-agent")
+    done = subprocess.run(
+        [
+            *("unshare", "-m", "sh", "-c", SMALL, "-", str(tmp_path), str(host.shared), option),
+            *(agent, "storage", "grow", "--vms", vms),
+        ],
+        capture_output=True,
+        text=True,
+        env=host.environment,
+    )
+    if "===" not in done.stdout:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr}")
+    assert f"=== {int(ExitCode.STORAGE)}\n" in done.stdout, done.stdout + done.stderr
+    assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout.endswith("same\n"), done.stdout
+    assert host.config.read_text() == config
 
 
 def test_growing_keeps_a_registry_that_holds_vms(host: Host) -> None:

@@ -711,3 +711,97 @@ def test_a_lease_of_something_else_in_a_definition_is_replaced_by_its_own(host: 
     assert (
         text.count("<lease>") == 1 and "theirs" not in text and host.records()[2].resource in text
     )
+
+
+def test_a_header_that_is_lost_is_written_anew_where_the_records_prove_whose_it_is(
+    host: Host,
+) -> None:
+    """As a write that a power cut tore. The VMs are what they were, and can be changed again."""
+    host.add("db", "--priority", "90")
+    host.read_by_the_broker()
+    before = host.records()
+    for torn in (b"x" * SLOT_BYTES, b""):
+        host.overwrite(0, torn)
+        said = host.refused("set", "db", "priority=1")
+        assert said.startswith("7 ha-agent: registry")
+        assert "is written anew" in host.good("sign")
+        assert host.records() == before
+    assert "written anew" not in host.good("sign")
+    host.good("set", "db", "priority=80")
+    assert host.records()[2].generation > before[2].generation
+
+
+def test_a_header_without_a_record_of_this_cluster_is_left_alone(host: Host) -> None:
+    path = Path(host.config.storage.registry)
+    host.overwrite(0, b"x" * SLOT_BYTES)
+    junk = path.read_bytes()
+    assert "its header cannot be read" in host.refused("sign")
+    assert path.read_bytes() == junk
+
+
+# --- a storage without room ----------------------------------------------------------------------
+
+#: Mounts a small file system, puts the volume there as holes and leaves no room for them, then
+#: goes on with the words behind.
+FULL = """
+set -e
+volume=$1 folder=$2 option=$3; shift 3
+rm -f $folder/small.img
+truncate -s 48M $folder/small.img
+mkfs.ext4 -q -F $folder/small.img
+mount -o loop $folder/small.img $folder/small
+cp --sparse=always $volume $folder/small/volume
+mount --bind $folder/small/volume $volume
+dd if=/dev/zero of=$folder/small/fill bs=64k 2>/dev/null || true
+dd if=/dev/zero of=$folder/small/fill2 bs=1k 2>/dev/null || true
+set +e
+"$@"; echo "=== $?"
+"$option" vm list --json; echo "=== $?"
+rm $folder/small/fill $folder/small/fill2
+"$@"; echo "=== $?"
+"""
+
+
+def on_a_full_file_system(host: Host, *words: str) -> list[tuple[str, int]]:
+    """What the command says there, what the list says then, and what the command says once there
+    is room; each with its exit code."""
+    agent = str(Path(sys.executable).parent / "ha-agent")
+    (host.folder / "small").mkdir(exist_ok=True)
+    volume = host.config.storage.registry
+    argv = ["unshare", "-m", "sh", "-c", FULL, "-", volume, str(host.folder), agent]
+    done = subprocess.run(
+        [*argv, agent, "vm", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=host.environment,
+    )
+    parts = done.stdout.split("=== ")
+    if len(parts) != 4:
+        pytest.skip(f"no small file system can be mounted here: {done.stdout}")
+    said = [parts[0], *(part.partition("\n")[2] for part in parts[1:3])]
+    codes = [int(part.partition("\n")[0]) for part in parts[1:]]
+    return list(zip(said, codes, strict=True))
+
+
+@pytest.mark.parametrize("words", [("add", "web"), ("define", "db"), ("set", "db")])
+def test_a_registry_on_a_full_file_system(host: Host, words: tuple[str, str]) -> None:
+    """Nothing is half written: what stood there stands there, and with room the same command is
+    done."""
+    host.add("db", "--priority", "90")
+    what, name = words
+    host.file(xml(name, 96), "new.xml")
+    command = {
+        "add": ("add", f"{host.folder}/new.xml"),
+        "define": ("define", name, f"{host.folder}/new.xml"),
+        "set": ("set", name, "disks=recorded"),
+    }[what]
+    first, listed, again = on_a_full_file_system(host, *command)
+    assert first[1] == ExitCode.STORAGE, first
+    assert first[0].startswith(f"ha-agent: registry {host.config.storage.registry}: ")
+    assert "No space left" in first[0] and "free space on its file system" in first[0]
+    assert first[0].count("\n") == 1
+    kept = json.loads(listed[0])
+    assert [(vm["name"], vm["memory_mb"], vm["problem"]) for vm in kept["vms"]] == [("db", 64, "")]
+    assert (kept["damaged"], kept["problem"]) == ({}, "")
+    assert again[1] == ExitCode.OK, again

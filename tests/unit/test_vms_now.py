@@ -17,13 +17,14 @@ from agent.commands.why_vm import explain
 from agent.status.text import as_text
 from broker.api.metrics import Metrics
 from broker.broker import Broker
+from broker.registry.cache import Cached
 from broker.status.vms_now import PLANS_FRESH_S
 from broker.whiteboard.vm_lines import Memory
 from broker.wire.exchange import VmReportOnWire
 from broker.wire.status import ReasonOnWire, Status
 from broker.wire.vms import VmEntry, VmList, VmWord
-from scoring.vm_facts import Health, Want
-from tests.fakes.broker import make_broker, report, up
+from scoring.vm_facts import Health, VmSpec, Want
+from tests.fakes.broker import make_broker, record, report, up
 from tests.fakes.cluster_of_vms import DB, GIB, RECORDS, WEB, VmCluster
 from tests.fakes.listener import Listener
 from tests.fakes.lockspace import FakeLockspace
@@ -96,6 +97,63 @@ def test_the_engine_s_own_definition_says_what_it_takes_of_a_host(tmp_path: Path
     cluster = VmCluster(tmp_path)
     cluster.at, cluster.engine_mb = {1: 1, DB: 1, WEB: 3}, 4.0 * GIB
     lived(tmp_path, test, cluster)
+
+
+def test_a_host_that_knows_of_no_vm_but_the_engine_is_named_with_the_way_out(
+    tmp_path: Path,
+) -> None:
+    """An earlier version, or one whose storage.registry was forgotten: it has no part in the
+    others' plans, and nobody would know why."""
+
+    async def test(cluster: VmCluster) -> None:
+        assert not any(host.engine_only for host in cluster.brokers[1].status(12.0).hosts.values())
+        cluster.at = {1: 1, DB: 2}
+        cluster.brokers[3].registry.cached = Cached()
+        await cluster.beat(13.0)
+        await cluster.beat(14.0)
+        status = cluster.brokers[1].status(14.0)
+        assert [n for n, host in status.hosts.items() if host.engine_only] == [3]
+        said = " ".join(str(as_text(status)).split())
+        assert said.count("ENGINE ONLY: host3 starts no VM but the engine: an earlier") == 1
+        assert "host3: no, it starts no VM but the engine" in "\n".join(
+            explain(status, entry(status, "db"))
+        )
+        cluster.alive = {1, 2}
+        for now_s in range(15, 30):
+            await cluster.beat(float(now_s))
+        status = cluster.brokers[1].status(29.0)
+        assert not status.hosts[3].engine_only, "it is dead, which is said already"
+
+    lived(tmp_path, test)
+
+
+def test_what_one_more_vm_would_leave_without_a_place_is_known_beforehand(tmp_path: Path) -> None:
+    """By the plan that the hosts act on; what lacks a place already is no news."""
+    more = record(4, "sso", 4 * GIB).spec()
+
+    async def test(cluster: VmCluster) -> None:
+        def found(spec: VmSpec) -> tuple[list[str], list[str]]:
+            room = cluster.brokers[1].vms_now.room_for(spec, 12.0)
+            assert room.known
+            return [each.text for each in room.short], [each.text for each in room.n_plus_1]
+
+        lost = "if host2 dies, sso has no place: 2 GiB short (needs 4, host3 has 2)"
+        assert found(more) == ([], [lost])
+        large = dataclasses.replace(more, memory_mb=16 * GIB)
+        assert found(large) == (["sso has no place: 6 GiB short (needs 16, host2 has 10)"], [])
+        assert found(dataclasses.replace(more, memory_mb=GIB)) == ([], [])
+        nowhere = dataclasses.replace(more, apart=(1, DB, WEB))
+        assert found(nowhere)[0] == ["sso has no place: no host may run it (needs 4 GiB)"]
+        db = next(each.spec() for each in RECORDS if each.number == DB)
+        assert found(db) == ([], []), "as it is"
+        only = dataclasses.replace(record(WEB, "web", 2 * GIB).spec(), only=(3,))
+        assert found(only)[1] == [
+            "if host3 dies, web has no place: no host may run it (needs 2 GiB)"
+        ]
+        cluster.brokers[1].registry.cached = Cached()
+        assert not cluster.brokers[1].vms_now.room_for(more, 12.0).known
+
+    lived(tmp_path, test)
 
 
 def test_a_host_that_is_about_to_join_the_lockspace_calls_no_vm_without_a_place(
