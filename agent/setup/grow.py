@@ -50,9 +50,9 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     run_steps(steps, arguments.dry_run, as_json)
     if not as_json and not arguments.dry_run:
         print(
-            "next: the same command on every other host, where it sets storage.registry ="
-            f" {config.storage.registry}; then on each host, one after the other: systemctl restart"
-            " ha-broker ha-agent; then: ha-agent vm add FILE"
+            "next: the same command on every other host, which sets registry ="
+            f' "{config.storage.registry}" below [storage] there; then on each host, one after the'
+            " other: systemctl restart ha-broker ha-agent; then: ha-agent vm add FILE"
         )
     return ExitCode.OK
 
