@@ -20,7 +20,7 @@ NAMED_MAX = 3
 _MIB_IN_GIB = 1024
 
 
-#: Of a host that is no candidate for the VMs beside the engine.
+#: Why a host is no candidate for the VMs beside the engine.
 STARTS_NO_OTHER = (
     "starts no VM but the engine: an earlier version runs there, or storage.registry is not set"
     " there (ha-agent storage grow), or its daemons were not restarted since"
