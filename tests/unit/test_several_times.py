@@ -16,7 +16,7 @@ from tests.fakes.hosts import Hosts, in_state
 QUICK = {"starting_s": 30.0, "bad_health_s": 20.0, "stop_grace_s": 15.0}
 
 
-def cluster(number_of_hosts: int = 1, **times: float) -> Hosts:
+def cluster(times: dict[str, float], number_of_hosts: int = 1) -> Hosts:
     """The first host has the engine, a VM with these times and one with the cluster's."""
     specs = (VmSpec(2, "db", 1024, **times), VmSpec(3, "web", 1024))  # type: ignore[arg-type]
     hosts = Hosts(specs, dict.fromkeys(range(1, number_of_hosts + 1), 8192))
@@ -41,7 +41,7 @@ def test_one_that_does_not_become_healthy_is_stopped_after_its_own_time() -> Non
 
 
 def test_one_that_is_unhealthy_is_stopped_after_its_own_time() -> None:
-    hosts = cluster(**QUICK)
+    hosts = cluster(QUICK)
     hosts.sick |= {2, 3}
     hosts.run(15)
     bad = StateName.ENGINE_UP_BAD_HEALTH
@@ -54,7 +54,7 @@ def test_one_that_is_unhealthy_is_stopped_after_its_own_time() -> None:
 def test_a_guest_that_does_not_shut_down_is_ended_after_its_own_time(
     times: dict[str, float], after_s: int
 ) -> None:
-    hosts = cluster(**times)
+    hosts = cluster(times)
     hosts.stubborn.add(2)
     hosts.specs[2] = VmSpec(2, "db", 1024, want=Want.DOWN, **times)  # type: ignore[arg-type]
     hosts.run(after_s - 3)
@@ -74,7 +74,7 @@ def test_a_migration_may_take_the_time_that_the_vm_has_for_it(
     """Its order says it, and all hosts wait so long for its outcome. One that an agent finds, which
     was started anew, is cancelled then."""
     times = {} if own_s is None else {"migration_timeout_s": own_s}
-    hosts = cluster(2, **times)
+    hosts = cluster(times, 2)
     host = hosts.hosts[1]
     hosts.arrives_late = True
     host.order = Order(1, OrderKind.MIGRATE, 2, vm=2)
