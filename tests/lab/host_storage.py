@@ -90,6 +90,13 @@ class HostStorage(mfusepy.Operations):  # type: ignore[misc]
         self._gate()
         return os.pwrite(fh, data, offset)
 
+    def fallocate(self, path: str, mode: int, offset: int, size: int, fh: int) -> int:
+        self._gate()
+        if mode:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        os.posix_fallocate(fh, offset, size)
+        return 0
+
     def truncate(self, path: str, length: int, fh: int | None = None) -> None:
         self._gate()
         descriptor = os.open(_below(path), os.O_WRONLY, dir_fd=self._root)
