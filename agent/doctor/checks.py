@@ -62,13 +62,12 @@ ON_STORAGE = frozenset(
 )
 ON_NETWORK = frozenset({"heartbeat", "libvirt", "fence-device", "storage-fence", "agreement"})
 _HANGS = "the storage and its mount (docs/storage.md); ps -eo pid,stat,wchan:30,cmd | grep ' D'"
-#: The verdicts as they are shown; only "fail" changes the exit code.
-VERDICTS = ("ok", "warn", "fail")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. `verdict`: one of VERDICTS. `fix`: what to type, empty: nothing."""
+    """The result of one check. `verdict`: "ok", "warn" or "fail", as it is shown; only "fail"
+    changes the exit code. `fix`: the command that repairs it (empty: there is none)."""
 
     name: str
     verdict: str

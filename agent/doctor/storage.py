@@ -33,7 +33,6 @@ from broker.whiteboard.identity import VolumeKind, place_of
 from broker.whiteboard.mounts import Mount, mount_of
 from broker.whiteboard.volume import Volume
 
-MEASURE_S = 5.0
 _STEP_S = 0.1
 _BLOCK = 4096
 _LVS_DEADLINE_S = 3.0

@@ -26,7 +26,6 @@ from broker.config.sections import OVIRT_PAGE
 from broker.daemon.errors import why
 from broker.daemon.exit_codes import ExitCode
 
-CONF = "/etc/ovirt-hosted-engine/hosted-engine.conf"
 #: The file that the reference's agent uses.
 VM_CONF = "/run/ovirt-hosted-engine-ha/vm.conf"
 BROKER_CONF = "/etc/ovirt-hosted-engine-ha/broker.conf"

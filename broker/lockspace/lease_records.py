@@ -47,11 +47,6 @@ def read_lease_records(volume: Volume, units: Iterable[int]) -> dict[int, LeaseR
     return {unit: decode(volume.read_at(unit * align)) for unit in units}
 
 
-def units_of(volume: Volume) -> int:
-    """How many alignment units the lease volume has; VolumeError."""
-    return volume.size_bytes // ALIGN_OF_SECTOR[sector_of_leases(volume)]
-
-
 def decode(data: bytes) -> LeaseRecord | None:
     """The lease in a sector; None where none can be read there."""
     if len(data) < SLOT_BYTES or _HEAD.unpack_from(data)[0] != PAXOS_MAGIC:

@@ -37,7 +37,6 @@ from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
 from broker.vm.domain_facts import Difference
 from broker.whiteboard.vm_lines import Differing, Memory
-from broker.wire.status import MigrationStatus
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
 
 log = logging.getLogger("ha-broker.monitors")
@@ -156,7 +155,7 @@ class VmWatch:
 
 
 class VmsMonitor:
-    """`here`, `migrations`, `memory`: of the last sample. `wake`: samples at once."""
+    """`here`, `memory`: of the last sample. `wake`: samples at once."""
 
     name = "vms"
     unit = ""
@@ -185,12 +184,6 @@ class VmsMonitor:
     def unlike(self) -> Mapping[int, tuple[Difference, ...]]:
         """In what each VM that runs here differs from its definition, by number."""
         return self._disks.unlike
-
-    @property
-    def migrations(self) -> Mapping[int, MigrationStatus]:
-        """The migrations away from here, by VM number."""
-        found = {number: watch.monitor.migration for number, watch in self._watches.items()}
-        return {number: moving for number, moving in found.items() if moving is not None}
 
     def judge(self, value: VmsFound) -> str:
         """No VM that is not here is a problem."""

@@ -31,15 +31,11 @@ class VmSampler(Protocol):
 
 
 class VmsSampler(Protocol):
-    """The protected VMs beside the engine, by number, as they were sampled here last, and their
-    migrations away from here. `memory`: what VMs may take of this host. A change is reported
-    as one of the monitor "vms"."""
+    """The protected VMs beside the engine, by number, as they were last sampled here. `memory`: the
+    memory of this host that VMs may use. A change is reported as one of the monitor "vms"."""
 
     @property
     def here(self) -> Mapping[int, VmHere]: ...
-
-    @property
-    def migrations(self) -> Mapping[int, MigrationStatus]: ...
 
     @property
     def differing(self) -> Mapping[int, Differing]: ...

@@ -151,13 +151,6 @@ def _unpacked(rest: bytes) -> WhatRan | None:
     )
 
 
-def read_places(slots: Mapping[int, bytes]) -> OnDisk:
-    """What a read of WHAT_RAN_SLOTS brought, where nothing is signed. A volume that ends before
-    them holds no record."""
-    places = RanPlaces(Signatures(), lambda: False)
-    return places.learn(slots)
-
-
 class RanPlaces:
     """The two places as this host reads them. `has_earlier`: whether a host of an earlier version,
     which signs nothing, takes part. `on_disk`: None before the first read."""

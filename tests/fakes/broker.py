@@ -41,7 +41,6 @@ class FakeVms:
 
     def __init__(self, *here: VmHere) -> None:
         self.here: dict[int, VmHere] = {}
-        self.migrations: dict[int, MigrationStatus] = {}
         self.memory = Memory(131_072.0, 98_304.0, 0.0)
         self.differing: dict[int, Differing] = {}
         self.unlike: dict[int, tuple[Difference, ...]] = {}

@@ -12,7 +12,6 @@ from broker.monitors import MonitorRunner
 from broker.registry.cache import Cached
 from broker.vm.domain_facts import Difference
 from broker.whiteboard.vm_lines import Differing, Memory
-from broker.wire.status import MigrationStatus
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
 from tests.simulation.disks import BASE
 from tests.simulation.host import Host
@@ -31,7 +30,6 @@ class SimVmsMonitor:
     def __init__(self, world: World, host: Host, runner: MonitorRunner) -> None:
         self._world, self._host, self._runner = world, host, runner
         self.here: dict[int, VmHere] = {}
-        self.migrations: dict[int, MigrationStatus] = {}
         self.differing: dict[int, Differing] = {}
         self.unlike: dict[int, tuple[Difference, ...]] = {}
         self._known = Cached()
@@ -58,7 +56,6 @@ class SimVmsMonitor:
         for number in [number for number in self._tasks if number not in wanted]:
             self._tasks.pop(number).cancel()
             self.here.pop(number, None)
-            self.migrations.pop(number, None)
 
     def wake(self, vm: int) -> None:
         """Look at a VM at once: libvirt told of a change of it."""
@@ -94,10 +91,6 @@ class SimVmsMonitor:
             migration_possible=self._world.settings.migration,
         )
         self._compare_disks(vm)
-        if migration is None:
-            self.migrations.pop(vm, None)
-        else:
-            self.migrations[vm] = migration
         if before is None or before.report != status:
             self._runner.on_change("vms")
 

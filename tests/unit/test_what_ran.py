@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,8 @@ from broker.vm.in_use import InUse
 from broker.vm.shared_paths import SharedPaths
 from broker.whiteboard import what_ran
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
-from broker.whiteboard.ran_places import encode, read_places
+from broker.whiteboard.ran_places import RanPlaces, encode
+from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.store import StorageTrouble
@@ -142,6 +144,11 @@ def test_decided_without_a_record_there_is_one() -> None:
 
 
 # --- how it survives ------------------------------------------------------------------------------
+
+
+def read_places(slots: Mapping[int, bytes]) -> OnDisk:
+    """What one read brings to a host of a cluster that signs nothing."""
+    return RanPlaces(Signatures(), lambda: False).learn(slots)
 
 
 def bytes_of(record: WhatRan) -> bytes:
