@@ -14,6 +14,7 @@ from aiohttp import web
 
 from broker.api.answers import problem
 from broker.api.served import Served
+from broker.api.signed import busy, no_key, refusal
 from broker.config.addresses import in_uri
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
@@ -36,18 +37,17 @@ class Reacher:
     async def _get(self, request: web.Request) -> web.Response:
         key = self._broker.heartbeats.key
         if key is None:
-            return problem(404, "no cluster key", "this host has none in its secrets file")
+            return no_key()
         given = request.query
         question = Question(given.get("name", ""), given.get("nonce", ""), given.get("mac", ""))
-        if not question.has_form:
-            return problem(400, "needs name, a host's, and nonce, 32 hexadecimal digits")
-        if not question.is_from(key):
-            return problem(403, "not signed with this cluster's key")
+        needs = "name, a host's, and nonce, 32 hexadecimal digits"
+        if (refused := refusal(question, key, needs)) is not None:
+            return refused
         uri = self._broker.config.libvirt.migration_uri
         if not uri:
             return problem(409, "no migration", "libvirt.migration-uri is not set on this host")
         if self._is_busy:
-            return problem(503, "busy with such a question", "ask again")
+            return busy()
         self._is_busy = True
         try:
             said = await self._reach(uri.format(host=in_uri(question.name)))

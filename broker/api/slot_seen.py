@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from broker.api.answers import problem
 from broker.api.served import Served
+from broker.api.signed import busy, no_key, refusal
 from broker.peers.slot_question import PATH, Seen, SlotQuestion, answer, digest_of
 from broker.whiteboard.store import StorageTrouble
 
@@ -27,19 +27,18 @@ class SlotSeer:
     async def _get(self, request: web.Request) -> web.Response:
         key = self._broker.heartbeats.key
         if key is None:
-            return problem(404, "no cluster key", "this host has none in its secrets file")
+            return no_key()
         given = request.query
         number = given.get("id", "")
         host_id = int(number) if number.isascii() and number.isdigit() and len(number) < 5 else 0
         question = SlotQuestion(
             host_id, given.get("digest", ""), given.get("nonce", ""), given.get("mac", "")
         )
-        if not question.has_form:
-            return problem(400, "needs id, a host's, digest, 64 hexadecimal digits, and nonce, 32")
-        if not question.is_from(key):
-            return problem(403, "not signed with this cluster's key")
+        needs = "id, a host's, digest, 64 hexadecimal digits, and nonce, 32"
+        if (refused := refusal(question, key, needs)) is not None:
+            return refused
         if self._is_busy:
-            return problem(503, "busy with such a question", "ask again")
+            return busy()
         self._is_busy = True
         try:
             slot = await self._broker.board.read_slot(host_id)

@@ -12,15 +12,14 @@ already; so the next one does not wait for it (broker/monitors/booting.py).
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 
 import aiohttp
 import libvirt
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from broker.config.errors import ConfigError
 from broker.config.sections import Config, HealthSection
+from broker.daemon.aiohttp_names import Resolver
 from broker.daemon.bounded_search import SEARCH_S, finder, is_plain
 from broker.daemon.foreign import clean, sentence
 from broker.daemon.name_lookup import NameLookup
@@ -127,7 +126,7 @@ class HealthMonitor:
         # No compression: a small answer must not become a large text.
         headers = {"Accept-Encoding": "identity"}
         connector = aiohttp.TCPConnector(
-            resolver=_Resolver(self._lookup), ssl=self._tls, force_close=True
+            resolver=Resolver(self._lookup.addresses), ssl=self._tls, force_close=True
         )
         body = bytearray()
         try:
@@ -199,32 +198,6 @@ class HealthMonitor:
         except (OSError, Hung) as error:
             return f"{target} does not answer: {sentence(error, SHOWN_CHARS)}"
         return None
-
-
-class _Resolver(AbstractResolver):
-    """aiohttp's port for name lookup."""
-
-    def __init__(self, lookup: NameLookup) -> None:
-        self._lookup = lookup
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """The addresses in aiohttp's form."""
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in await self._lookup.addresses(host)
-        ]
-
-    async def close(self) -> None:
-        """Does nothing: the lookup outlives the request."""
 
 
 def _tls(given: HealthSection) -> ssl.SSLContext | bool:

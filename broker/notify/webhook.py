@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import socket
 import ssl
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from broker.config.sections import WebhookSection
+from broker.daemon.aiohttp_names import Resolver
 from broker.events.notice import Message
 from broker.notify.render import as_json
 from broker.notify.sender import Names, Refused, SendFailed
@@ -40,7 +39,8 @@ class WebhookSender:
         self._given = given
         self._key = key.encode()
         self._wall = wall
-        self._resolver = _Resolver()
+        self._names = Names("webhook")
+        self._resolver = Resolver(self._addresses)
         self._tls: ssl.SSLContext | bool = True
         if given.url.startswith("https:"):
             self._tls = ssl.create_default_context(cafile=given.ca_file)
@@ -83,36 +83,13 @@ class WebhookSender:
         final = 300 <= status < 500 and status not in _NOT_NOW
         raise (Refused if final else SendFailed)(f"{self._shown} answers {status}")
 
+    async def _addresses(self, host: str) -> list[str]:
+        try:
+            return await self._names.addresses(host)
+        except SendFailed as error:
+            raise OSError(str(error)) from None
+
 
 def signature(key: bytes, stamp: str, body: bytes) -> str:
     """The MAC in hex digits, over the time of sending, a full stop and the body."""
     return hmac.new(key, stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
-
-
-class _Resolver(AbstractResolver):
-    """aiohttp's port for name lookup, on a thread of this channel's own."""
-
-    def __init__(self) -> None:
-        self._names = Names("webhook")
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        try:
-            found = await self._names.addresses(host)
-        except SendFailed as error:
-            raise OSError(str(error)) from None
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in found
-        ]
-
-    async def close(self) -> None:
-        """Does nothing: no resource is held."""

@@ -39,16 +39,12 @@ mfusepy.FUSE(Through(), sys.argv[2], foreground=True, direct_io=True)
 
 
 @contextlib.contextmanager
-def hanging_storage(site: Path, folder: Path) -> Iterator[Path]:
-    """The volumes that a configuration names are put on a file system that does not answer any
-    more; the place where that is mounted."""
-    backing, place = folder / "backing", folder / "mount"
-    backing.mkdir()
-    place.mkdir()
-    for name in ("whiteboard", "leases"):
-        (folder / name).rename(backing / name)
-    program = folder / "through.py"
-    program.write_text(FUSE)
+def fuse_client(
+    backing: Path, place: Path, program: Path, text: str = FUSE
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The process of a FUSE file system that has `backing` mounted at `place`; skips the test where
+    this machine has no FUSE. `program`: where the process's program is written."""
+    program.write_text(text)
     process = subprocess.Popen(
         [sys.executable, str(program), str(backing), str(place)],
         stdout=subprocess.DEVNULL,
@@ -60,17 +56,30 @@ def hanging_storage(site: Path, folder: Path) -> Iterator[Path]:
         time.sleep(0.05)
     if process.poll() is not None:
         pytest.skip("no FUSE here")
-    text = site.read_text()
-    for name in ("whiteboard", "leases"):
-        text = text.replace(f'"{folder}/{name}"', f'"{place}/{name}"')
-    (backing / "registry").touch()
-    text = text.replace("[storage]\n", f'[storage]\nregistry = "{place}/registry"\n', 1)
-    site.write_text(text)
-    process.send_signal(signal.SIGSTOP)
     try:
-        yield place
+        yield process
     finally:
         process.send_signal(signal.SIGCONT)
-        subprocess.run(["umount", "-l", str(place)], check=False)
         process.kill()
         process.wait()
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+@contextlib.contextmanager
+def hanging_storage(site: Path, folder: Path) -> Iterator[Path]:
+    """Moves the volumes that a configuration names to a file system that does not answer any more;
+    the place where that is mounted."""
+    backing, place = folder / "backing", folder / "mount"
+    backing.mkdir()
+    place.mkdir()
+    for name in ("whiteboard", "leases"):
+        (folder / name).rename(backing / name)
+    with fuse_client(backing, place, folder / "through.py") as process:
+        text = site.read_text()
+        for name in ("whiteboard", "leases"):
+            text = text.replace(f'"{folder}/{name}"', f'"{place}/{name}"')
+        (backing / "registry").touch()
+        text = text.replace("[storage]\n", f'[storage]\nregistry = "{place}/registry"\n', 1)
+        site.write_text(text)
+        process.send_signal(signal.SIGSTOP)
+        yield place

@@ -27,7 +27,7 @@ endlan
 chassis_control "{script}"
 user 2 true "admin" "{password}" admin 10 none md2 md5 straight
 """
-_EMULATOR = """mc_setbmc 0x20
+EMULATOR = """mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
 sel_enable 0x20 1000 0x0a
 mc_enable 0x20
@@ -66,7 +66,7 @@ class IpmiBmc:
                 password=PASSWORD,
             )
         )
-        (directory / "sim.emu").write_text(_EMULATOR)
+        (directory / "sim.emu").write_text(EMULATOR)
         (directory / "state").mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             ["ipmi_sim", "-n", "-c", "lan.conf", "-f", "sim.emu", "-s", "state"],

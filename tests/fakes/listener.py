@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from broker.api.bounded_server import BoundedServer
 from broker.api.listener import application
 from broker.api.metrics import ListenerFigures
@@ -15,3 +18,14 @@ class Listener(BoundedServer):
     def __init__(self, broker: Broker, token: str | None = None) -> None:
         door = ListenerFigures(lambda: self.connections.total(), lambda: self.turned_away)
         super().__init__(application(broker, door, token))
+
+
+@contextlib.asynccontextmanager
+async def listening(broker: Broker) -> AsyncIterator[int]:
+    """The port of a listener on the loopback, which is closed at the end."""
+    listener = Listener(broker)
+    try:
+        await listener.start([("127.0.0.1", 0)])
+        yield listener.ports[0]
+    finally:
+        await listener.close()

@@ -16,6 +16,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tests.fakes.ipmi_bmc import EMULATOR
+
 from .environment import clean
 from .layout import BMC_PORT, BMC_USER, CHECKOUT, HostLayout, Layout
 from .settings import Settings
@@ -108,12 +110,6 @@ chassis_control "{script}"
 user 2 true "{user}" "{password}" admin 10 none md2 md5 straight
 """
 
-EMULATOR_COMMANDS = """mc_setbmc 0x20
-mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
-sel_enable 0x20 1000 0x0a
-mc_enable 0x20
-"""
-
 
 def cables(host: HostLayout, settings: Settings) -> list[str]:
     """What the switch calls the host's cables."""
@@ -138,7 +134,7 @@ def write_files(host: HostLayout, settings: Settings) -> None:
     )
     script.chmod(0o700)
     write_lan(host, host.bmc_address, settings.bmc_password)
-    (host.bmc / "sim.emu").write_text(EMULATOR_COMMANDS)
+    (host.bmc / "sim.emu").write_text(EMULATOR)
     (host.bmc / "state").mkdir(exist_ok=True)
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,17 +16,26 @@ TROUBLE_S = 60
 LATE_MAX_S = 0.001
 
 
+@contextlib.contextmanager
+def two_hosts_up() -> Iterator[World]:
+    """A cluster of two hosts that has started its VM."""
+    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
+    try:
+        world.fault_began("test")
+        world.power_all_on(1.0)
+        world.run(UP_S)
+        yield world
+    finally:
+        world.close()
+
+
 @pytest.mark.parametrize(
     ("fault", "delay_s"), [("hang", 0.0), ("error", 0.0), ("slow", 0.3), ("slow", 1.4)]
 )
 def test_storage_in_trouble_delays_no_beat(fault: str, delay_s: float) -> None:
     """Each beat begins as planned and brings the agent a view; what hangs is told with its age,
     and no second question is asked before the first is answered."""
-    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
-    try:
-        world.fault_began("test")
-        world.power_all_on(1.0)
-        world.run(UP_S)
+    with two_hosts_up() as world:
         host, broker = world.hosts[1], world.brokers[1]
         world.set_global_maintenance(True)
         world.run(10.0)
@@ -46,33 +57,21 @@ def test_storage_in_trouble_delays_no_beat(fault: str, delay_s: float) -> None:
         world.run(5.0)
         storage = broker.status(host.clock_s()).storage
         assert (storage.problem, storage.state) == ("", "ok")
-    finally:
-        world.close()
 
 
 def test_slow_storage_is_written_as_often_as_it_can_be() -> None:
     """A turn that lasts longer than a beat is followed by the next at once."""
-    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
-    try:
-        world.fault_began("test")
-        world.power_all_on(1.0)
-        world.run(UP_S)
+    with two_hosts_up() as world:
         host, broker = world.hosts[1], world.brokers[1]
         host.break_storage("slow", 0.7)
         world.run(5.0)
         before = broker.board.write_times.count
         world.run(28.2)
         assert broker.board.write_times.count - before in (19, 20)
-    finally:
-        world.close()
 
 
 def test_an_agent_whose_libvirt_refuses_the_definition_is_no_standby_and_says_why() -> None:
-    world = World(Settings(hosts=2, host_boot_s=20.0), random.Random(3))
-    try:
-        world.fault_began("test")
-        world.power_all_on(1.0)
-        world.run(UP_S)
+    with two_hosts_up() as world:
         owner = world.owner()
         assert owner is not None
         (heir,) = (host for host in world.hosts.values() if host is not owner)
@@ -85,5 +84,3 @@ def test_an_agent_whose_libvirt_refuses_the_definition_is_no_standby_and_says_wh
             assert [p.why for p in shown.penalties if p.name == "cannot-start"] == [refused][
                 : score == 0
             ]
-    finally:
-        world.close()

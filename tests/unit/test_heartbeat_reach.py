@@ -16,13 +16,13 @@ from agent.setup import heartbeat_reach
 from agent.setup.heartbeat_reach import OPEN, Port, ask_ports, how_to_open, ports_done
 from agent.setup.join import _heartbeat_listen
 from broker.config.cluster_key import ClusterKey
-from broker.config.load import load
 from broker.config.sections import ApiSection, Config
 from broker.peers.heartbeat_port import HeartbeatPort
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker
+from tests.fakes.keyed import with_cluster_key
 from tests.fakes.slot_store import MemoryVolume
 
 KEY, OTHER_KEY = ClusterKey(b"k" * 32), ClusterKey(b"o" * 32)
@@ -31,15 +31,11 @@ KEY, OTHER_KEY = ClusterKey(b"k" * 32), ClusterKey(b"o" * 32)
 @pytest.fixture
 def joined(site: Path) -> Config:
     """A configured host 1 with a key; nobody else is there yet."""
-    secrets = site.parent / "secrets.toml"
-    secrets.write_text(f'cluster-key = "{KEY.writes.hex()}"\n')
-    secrets.chmod(0o600)
-    config = load(str(site))
+    config = with_cluster_key(site, KEY)
     replace = msgspec.structs.replace
     return replace(
         config,
         api=ApiSection(listen=("192.0.2.1:8765",)),
-        daemon=replace(config.daemon, secrets=str(secrets)),
     )
 
 

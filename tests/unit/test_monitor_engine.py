@@ -268,6 +268,15 @@ def test_a_vm_that_leaves_is_up_until_it_is_gone() -> None:
     assert found == (VmStatus.UP, DETAIL_MIGRATION_SOURCE, None)
 
 
+class Given(DomainMonitor):
+    """A monitor for which libvirt's answers are given."""
+
+    now: Any = None
+
+    def _state(self) -> Any:
+        return self.now
+
+
 def test_a_vm_that_was_not_received_has_not_died_here(
     config: Config, domain: libvirt.virDomain
 ) -> None:
@@ -275,14 +284,9 @@ def test_a_vm_that_was_not_received_has_not_died_here(
     running = (L.VIR_DOMAIN_RUNNING, L.VIR_DOMAIN_RUNNING_MIGRATED, None, 0.0, DomainHere())
     crashed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_CRASHED, None, 0.0, DomainHere())
 
-    class Told(DomainMonitor):
-        now = incoming
-
-        def _state(self) -> Any:
-            return self.now
-
     async def run() -> None:
-        monitor = Told(config, HealthMonitor(config))
+        monitor = Given(config, HealthMonitor(config))
+        monitor.now = incoming
         assert (await monitor.sample()).vm is VmStatus.DOWN
         monitor.now = crashed
         for _ in range(2):
@@ -301,14 +305,8 @@ def test_a_panic_or_a_watchdog_is_named_as_the_cause_of_an_end(config: Config) -
     crashed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_CRASHED, None, 0.0, DomainHere())
     destroyed = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_DESTROYED, None, 0.0, DomainHere())
 
-    class Told(DomainMonitor):
-        now = running
-
-        def _state(self) -> Any:
-            return self.now
-
     async def run() -> None:
-        monitor = Told(config, HealthMonitor(config))
+        monitor = Given(config, HealthMonitor(config))
         for cause in (PANICKED, FIRED):
             monitor.now = running
             await monitor.sample()
@@ -349,11 +347,8 @@ def test_sanlock_is_named_where_it_ended_the_vm(
     running = (L.VIR_DOMAIN_RUNNING, L.VIR_DOMAIN_RUNNING_BOOTED, None, 0.0, DomainHere())
     ended = (L.VIR_DOMAIN_SHUTOFF, L.VIR_DOMAIN_SHUTOFF_SHUTDOWN, None, 0.0, DomainHere())
 
-    class Told(DomainMonitor):
+    class Told(Given):
         now = running
-
-        def _state(self) -> Any:
-            return self.now
 
         async def _holds_lease(self, pid: int | None) -> bool | None:
             return held

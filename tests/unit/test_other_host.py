@@ -37,7 +37,7 @@ from broker.wire.status import Maintenance, NewOrder, OrderStatus, Problem, Reas
 from scoring.observation import OrderKind
 from scoring.vm.state import OrderAnswer
 from tests.fakes.broker import make_broker, report, up
-from tests.fakes.listener import Listener
+from tests.fakes.listener import Listener, listening
 from tests.fakes.slot_store import MemoryVolume
 from tests.unit import commands
 
@@ -130,13 +130,8 @@ def asked(
         broker = make_broker(tmp_path, MemoryVolume(), 2)
         broker.heartbeats.key = KEY
         await broker.beat(1.0)
-        listener = Listener(broker)
-        try:
-            await listener.start([("127.0.0.1", 0)])
-            async with aiohttp.ClientSession() as session:
-                await test(broker, f"http://127.0.0.1:{listener.ports[0]}", session)
-        finally:
-            await listener.close()
+        async with listening(broker) as port, aiohttp.ClientSession() as session:
+            await test(broker, f"http://127.0.0.1:{port}", session)
 
     asyncio.run(main())
 

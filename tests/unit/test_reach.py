@@ -23,7 +23,6 @@ from agent.vm.reach import Heard, reached
 from broker.api import reach as answering
 from broker.config.addresses import in_uri
 from broker.config.cluster_key import ClusterKey
-from broker.config.load import load
 from broker.config.sections import Config
 from broker.daemon.foreign import clean
 from broker.peers.errors import BadAnswer
@@ -39,7 +38,8 @@ from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker
-from tests.fakes.listener import Listener
+from tests.fakes.keyed import with_cluster_key
+from tests.fakes.listener import listening
 from tests.fakes.slot_store import MemoryVolume
 
 KEY, OTHER = ClusterKey(b"k" * 32), ClusterKey(b"o" * 32)
@@ -142,12 +142,8 @@ def served(
         section = msgspec.structs.replace(broker.config.libvirt, migration_uri=uri)
         broker.in_force.use(msgspec.structs.replace(broker.config, libvirt=section))
         broker.heartbeats.key = key
-        door = Listener(broker)
-        try:
-            await door.start([("127.0.0.1", 0)])
-            await test(door.ports[0])
-        finally:
-            await door.close()
+        async with listening(broker) as port:
+            await test(port)
 
     asyncio.run(main())
 
@@ -265,16 +261,12 @@ def test_without_the_key_nothing_is_asked_of_libvirt(
 @pytest.fixture
 def joined(site: Path) -> Config:
     """A configured host 1 named host1, with a key; nobody else is there yet."""
-    secrets = site.parent / "secrets.toml"
-    secrets.write_text(f'cluster-key = "{KEY.writes.hex()}"\n')
-    secrets.chmod(0o600)
-    config = load(str(site))
+    config = with_cluster_key(site, KEY)
     replace = msgspec.structs.replace
     return replace(
         config,
         host=replace(config.host, name="host1"),
         libvirt=replace(config.libvirt, migration_uri=ANSWERS, migration_tls=True),
-        daemon=replace(config.daemon, secrets=str(secrets)),
     )
 
 

@@ -19,7 +19,6 @@ from agent.setup import seen as asking
 from agent.setup.seen import Word, judged, unknown, words
 from agent.terminal.errors import CommandError
 from broker.config.cluster_key import ClusterKey
-from broker.config.load import load
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import clean
@@ -39,7 +38,8 @@ from broker.whiteboard.store import SlotStore, VolumeStore
 from broker.whiteboard.volume import Volume
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker
-from tests.fakes.listener import Listener
+from tests.fakes.keyed import with_cluster_key
+from tests.fakes.listener import listening
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
 KEY, OTHER = ClusterKey(b"k" * 32), ClusterKey(b"o" * 32)
@@ -108,12 +108,8 @@ def served(
         broker = make_broker(tmp_path, MemoryVolume())
         broker.board = Board(store, 1)
         broker.heartbeats.key = key
-        door = Listener(broker)
-        try:
-            await door.start([("127.0.0.1", 0)])
-            await test(door.ports[0])
-        finally:
-            await door.close()
+        async with listening(broker) as port:
+            await test(port)
 
     asyncio.run(main())
 
@@ -122,13 +118,9 @@ def served(
 def joining(site: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """What host 2 is about to be: the member's file, and the key."""
     monkeypatch.setattr(asking, "PAUSE_S", 0.0)
-    secrets = site.parent / "secrets.toml"
-    secrets.write_text(f'cluster-key = "{KEY.writes.hex()}"\n')
-    secrets.chmod(0o600)
-    config = load(str(site))
-    daemon = msgspec.structs.replace(config.daemon, secrets=str(secrets))
+    config = with_cluster_key(site, KEY)
     host = msgspec.structs.replace(config.host, name="host2")
-    return msgspec.structs.replace(config, daemon=daemon, host=host)
+    return msgspec.structs.replace(config, host=host)
 
 
 def publish(config: Config, host: int, api: str, stopped: bool = False) -> None:

@@ -11,10 +11,7 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,10 +25,18 @@ from broker.whiteboard.board import Board
 from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.store import VolumeStore
 from tests.fakes.broker import Engine, report
-from tests.fakes.hanging_storage import FUSE
+from tests.fakes.hanging_storage import FUSE, fuse_client
 from tests.fakes.lockspace import FakeLockspace
 
 SLOTS = 16
+#: The file system of hanging_storage, with writes.
+WRITABLE = FUSE.replace(
+    "def read(",
+    """def write(self, path, data, offset, fh):
+        return os.pwrite(fh, data, offset)
+
+    def read(""",
+)
 
 Beat = Callable[[], Awaitable[str]]
 
@@ -156,36 +161,6 @@ def test_a_device_that_shrinks_under_a_broker_is_named(tmp_path: Path) -> None:
         subprocess.run(["losetup", "-d", device], check=False)
 
 
-@contextmanager
-def client(backing: Path, place: Path, program: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A storage's client: a FUSE process."""
-    program.write_text(FUSE.replace("def read(", WRITES + "    def read("))
-    process = subprocess.Popen(
-        [sys.executable, str(program), str(backing), str(place)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    for _ in range(200):
-        if f" {place} " in Path("/proc/self/mounts").read_text() or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    if process.poll() is not None:
-        pytest.skip("no FUSE here")
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
-        subprocess.run(["umount", "-l", str(place)], check=False)
-
-
-WRITES = """def write(self, path, data, offset, fh):
-        return os.pwrite(fh, data, offset)
-
-"""
-
-
 def test_a_client_that_hangs_and_comes_back_after_its_end(tmp_path: Path) -> None:
     """Hung, then shut out (its descriptors fail for good), then mounted anew."""
     backing, place = tmp_path / "backing", tmp_path / "mount"
@@ -195,7 +170,7 @@ def test_a_client_that_hangs_and_comes_back_after_its_end(tmp_path: Path) -> Non
         file.truncate(SLOTS * SLOT_BYTES)
 
     async def test(beat: Beat) -> None:
-        with client(backing, place, tmp_path / "a.py") as process:
+        with fuse_client(backing, place, tmp_path / "a.py", WRITABLE) as process:
             assert await beat() == ""
             process.send_signal(signal.SIGSTOP)
             said = await beat()
@@ -211,7 +186,7 @@ def test_a_client_that_hangs_and_comes_back_after_its_end(tmp_path: Path) -> Non
             process.wait()
             said = await beat()
             assert f"mount it anew: umount -l {place}; systemctl restart" in said, said
-        with client(backing, place, tmp_path / "b.py"):
+        with fuse_client(backing, place, tmp_path / "b.py", WRITABLE):
             await beat()
             assert await beat() == ""
 
