@@ -145,67 +145,78 @@ def _of_what_is_left(status: Status) -> Iterator[str]:
 
 
 def _of_the_hosts(status: Status) -> Iterator[str]:
-    others = 0
-    names = Counter(host.hostname for host in status.hosts.values() if not host.not_counted)
-    for name in sorted(name for name, count in names.items() if count > 1):
-        ids = ", ".join(str(h.host_id) for h in status.hosts.values() if h.hostname == name)
-        yield (f"NAME TWICE: hosts {ids} are all called {name}: give each a host.name of its own")
+    yield from _names_twice(status)
     for host in status.hosts.values():
-        if host.liveness == "silent" and not host.stopped and host.witnesses is not None:
-            yield f"{host.hostname} is silent: {witnesses(host.witnesses)}"
-        elif host.liveness == "live" and host.agent not in ("", "ok", "stopped"):
-            yield (
-                f"AGENT on {host.hostname} is {host.agent}: score 0"
-                " (systemctl status ha-agent there)"
-            )
-        if host.witnesses is not None and host.witnesses.heartbeat_trouble:
-            yield _heartbeat(host.hostname, host.witnesses)
-        if host.not_counted.startswith("it says that the VM is up"):
-            yield (
-                f"CONTRADICTED: {host.hostname} (slot {host.host_id}) is not believed:"
-                f" {host.not_counted} (who writes this slot? ha-agent doctor there)"
-            )
-        elif host.not_counted:
-            yield (
-                f"NOT A MEMBER: what slot {host.host_id} ({host.hostname}) says does not"
-                f" count: {host.not_counted} (who writes to this volume?"
-                f" ha-agent clean-metadata {host.host_id} removes it)"
-            )
-        elif host.signature == "unsigned":
-            yield (
-                f"NOT SIGNED: the slot of {host.hostname} is not signed; it counts while"
-                " that host is seen to live: an earlier version, or no cluster-key there"
-            )
-        elif host.signature == "accepted-key" and host.liveness == "live":
-            yield (
-                f"KEY: {host.hostname} signs with the key that is only accepted here"
-                " (the change of the cluster key is not over)"
-            )
-        if host.fence_ask and host.liveness == "live" and host.agent == "ok":
-            yield (f"ASKS TO BE SWITCHED OFF: {host.hostname}: {host.fence_ask} (ha-agent why)")
-        if host.left_out:
-            yield (
-                f"SLOT of {host.hostname} has no room for {host.left_out} of its lines:"
-                " what decides is whole, explanations are missing"
-                " (ha-agent whiteboard dump shows what is there)"
-            )
-        if host.liveness == "live":
-            yield from (f"{host.hostname} {what}" for what in cannot(host))
-            yield from _other_definition(host)
-            yield from _reaches_it_not(status, host)
-        if host.other_storage:
-            yield (
-                f"OTHER STORAGE: {host.hostname} {host.other_storage}"
-                " (ha-agent doctor here and there)"
-            )
-        if host.storage_odd:
-            yield (f"ODD WORD: {host.hostname} {host.storage_odd}; it is not believed")
-        others += can_take_it(host) and host.host_id != status.engine.host
-    if status.engine.up and not others and not status.storage.blind:
+        yield from _of_host(status, host)
+    others = [host for host in status.hosts.values() if host.host_id != status.engine.host]
+    if status.engine.up and not any(map(can_take_it, others)) and not status.storage.blind:
         yield "NO STANDBY: no other host could take the VM now (see WHY below)"
     if status.bound is not None and status.bound.held and not status.global_maintenance:
         yield f"NO TAKEOVER: {if_it_dies(status.bound, status.engine.hostname or '')}"
     yield from _of_the_fences(status)
+
+
+def _names_twice(status: Status) -> Iterator[str]:
+    names = Counter(host.hostname for host in status.hosts.values() if not host.not_counted)
+    for name in sorted(name for name, count in names.items() if count > 1):
+        ids = ", ".join(str(h.host_id) for h in status.hosts.values() if h.hostname == name)
+        yield (f"NAME TWICE: hosts {ids} are all called {name}: give each a host.name of its own")
+
+
+def _of_host(status: Status, host: HostStatus) -> Iterator[str]:
+    """What is wrong with one host."""
+    if host.liveness == "silent" and not host.stopped and host.witnesses is not None:
+        yield f"{host.hostname} is silent: {witnesses(host.witnesses)}"
+    elif host.liveness == "live" and host.agent not in ("", "ok", "stopped"):
+        yield (
+            f"AGENT on {host.hostname} is {host.agent}: score 0 (systemctl status ha-agent there)"
+        )
+    if host.witnesses is not None and host.witnesses.heartbeat_trouble:
+        yield _heartbeat(host.hostname, host.witnesses)
+    yield from _of_its_slot(host)
+    if host.fence_ask and host.liveness == "live" and host.agent == "ok":
+        yield (f"ASKS TO BE SWITCHED OFF: {host.hostname}: {host.fence_ask} (ha-agent why)")
+    if host.left_out:
+        yield (
+            f"SLOT of {host.hostname} has no room for {host.left_out} of its lines:"
+            " what decides is whole, explanations are missing"
+            " (ha-agent whiteboard dump shows what is there)"
+        )
+    if host.liveness == "live":
+        yield from (f"{host.hostname} {what}" for what in cannot(host))
+        yield from _other_definition(host)
+        yield from _reaches_it_not(status, host)
+    if host.other_storage:
+        yield (
+            f"OTHER STORAGE: {host.hostname} {host.other_storage} (ha-agent doctor here and there)"
+        )
+    if host.storage_odd:
+        yield (f"ODD WORD: {host.hostname} {host.storage_odd}; it is not believed")
+
+
+def _of_its_slot(host: HostStatus) -> Iterator[str]:
+    """Whether the host's slot is believed, and by which key it is signed."""
+    if host.not_counted.startswith("it says that the VM is up"):
+        yield (
+            f"CONTRADICTED: {host.hostname} (slot {host.host_id}) is not believed:"
+            f" {host.not_counted} (who writes this slot? ha-agent doctor there)"
+        )
+    elif host.not_counted:
+        yield (
+            f"NOT A MEMBER: what slot {host.host_id} ({host.hostname}) says does not"
+            f" count: {host.not_counted} (who writes to this volume?"
+            f" ha-agent clean-metadata {host.host_id} removes it)"
+        )
+    elif host.signature == "unsigned":
+        yield (
+            f"NOT SIGNED: the slot of {host.hostname} is not signed; it counts while"
+            " that host is seen to live: an earlier version, or no cluster-key there"
+        )
+    elif host.signature == "accepted-key" and host.liveness == "live":
+        yield (
+            f"KEY: {host.hostname} signs with the key that is only accepted here"
+            " (the change of the cluster key is not over)"
+        )
 
 
 def _of_the_fences(status: Status) -> Iterator[str]:

@@ -21,6 +21,30 @@ def check_relations(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: timing: {error}") from None
     if config.score.cpu_load_penalty_min > config.score.cpu_load_penalty_max:
         raise ConfigError(f"{path}: score.cpu-load-penalty-min is above score.cpu-load-penalty-max")
+    _check_health(path, config)
+    if config.monitors.cpu_load > config.timing_rules().load_window / 2:
+        raise ConfigError(f"{path}: monitors.cpu-load must be at most half of timing.load-window")
+    _check_api(path, config)
+    for target in config.network.targets if config.network.test == "tcp" else ():
+        _check_address(path, "network.targets", target)
+    try:
+        check_devices(config.fence.device)
+    except ValueError as error:
+        raise ConfigError(f"{path}: fence.device: {error}") from None
+    try:
+        check_notify(config.notify)
+    except ValueError as error:
+        raise ConfigError(f"{path}: notify.{error}") from None
+    volumes = config.storage.whiteboard, config.storage.leases, config.storage.registry
+    if len(set(volumes)) < len(volumes):
+        raise ConfigError(
+            f"{path}: storage.whiteboard, storage.leases and storage.registry must differ"
+        )
+    _check_libvirt(path, config)
+
+
+def _check_health(path: str, config: Config) -> None:
+    """Check the settings of the health check; ConfigError."""
     try:
         finder(config.health.expected)
     except ValueError as error:
@@ -32,9 +56,11 @@ def check_relations(path: str, config: Config) -> None:
         raise ConfigError(f"{path}: health: url, fqdn, tcp and guest-agent exclude each other")
     if not re.fullmatch(r"[A-Za-z0-9.-]{0,255}", given.fqdn):
         raise ConfigError(f"{path}: health.fqdn: {given.fqdn!r} is no host name")
-    if config.monitors.cpu_load > config.timing_rules().load_window / 2:
-        raise ConfigError(f"{path}: monitors.cpu-load must be at most half of timing.load-window")
     _check_address(path, "health.tcp", config.health.tcp)
+
+
+def _check_api(path: str, config: Config) -> None:
+    """Check the addresses of the listener and of the heartbeats; ConfigError."""
     for address in config.api.listen:
         _check_address(path, "api.listen", address)
     for address in config.api.tls_listen:
@@ -52,21 +78,10 @@ def check_relations(path: str, config: Config) -> None:
     ):
         if len(published) > addresses.ADDRESSES_MAX:
             raise ConfigError(f"{path}: {key}: more than {addresses.ADDRESSES_MAX} addresses")
-    for target in config.network.targets if config.network.test == "tcp" else ():
-        _check_address(path, "network.targets", target)
-    try:
-        check_devices(config.fence.device)
-    except ValueError as error:
-        raise ConfigError(f"{path}: fence.device: {error}") from None
-    try:
-        check_notify(config.notify)
-    except ValueError as error:
-        raise ConfigError(f"{path}: notify.{error}") from None
-    volumes = config.storage.whiteboard, config.storage.leases, config.storage.registry
-    if len(set(volumes)) < len(volumes):
-        raise ConfigError(
-            f"{path}: storage.whiteboard, storage.leases and storage.registry must differ"
-        )
+
+
+def _check_libvirt(path: str, config: Config) -> None:
+    """Check the URIs of a migration; ConfigError."""
     for name in ("migration_uri", "migration_data_uri"):
         try:
             getattr(config.libvirt, name).format(host="x")

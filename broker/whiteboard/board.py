@@ -20,25 +20,23 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 
 from broker.daemon.histogram import Histogram
+from broker.whiteboard.cluster_slot import ClusterMode
 from broker.whiteboard.errors import BadSlot, SlotFault
-from broker.whiteboard.extra import signed_part, signed_part_of_cluster
+from broker.whiteboard.extra import signed_part
 from broker.whiteboard.fence_log import AHEAD, FenceLog, LogRecord, encode, slot_of
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
-from broker.whiteboard.mode import Mode, count, from_lines, to_lines
+from broker.whiteboard.mode import Mode
 from broker.whiteboard.plan import SlotPlan
 from broker.whiteboard.ran_places import RanPlaces
 from broker.whiteboard.ran_places import encode as encode_what_ran
 from broker.whiteboard.signatures import (
-    CLUSTER,
     FAULTS,
     GOOD,
-    NOT_SIGNED,
     SENTENCES,
     SLOT,
     Signature,
@@ -47,12 +45,9 @@ from broker.whiteboard.signatures import (
 )
 from broker.whiteboard.slot import (
     EMPTY_SLOT,
-    ClusterSlot,
     SlotReport,
-    decode_cluster,
     decode_slot,
     decode_sweep,
-    encode_cluster,
     encode_slot,
 )
 from broker.whiteboard.store import SlotStore, StorageTrouble
@@ -62,10 +57,6 @@ from broker.wire.what_ran import WhatRan
 
 log = logging.getLogger("ha-broker")
 
-#: An older serial that is still there after this time is not a stale read.
-OLD_SERIAL_S = 60.0
-#: A late write to slot 0 is corrected once it was seen for so long; a stale read would have ended.
-PUT_RIGHT_S = 5.0
 #: Older slots reset `storage_good_since_s` at most so often: one host that writes in disorder must
 #: not keep all others from starting the VM.
 SET_BACK_AGAIN_S = 60.0
@@ -92,9 +83,7 @@ class Board:
     """What this host knows from the whiteboard, brought up to date by `beat`.
 
     `reports`: the last good report of every other host. `own`: this host's slot as read.
-    `bad`: slot -> why it cannot be read now. `global_maintenance`: None until slot 0 was
-    readable once; `global_mode`: what is known of it while it is set. Times are of the
-    monotonic clock that is passed in.
+    `bad`: slot -> why it cannot be read now. Times are of the monotonic clock that is passed in.
     """
 
     def __init__(
@@ -118,6 +107,7 @@ class Board:
         self.host_id = host_id
         self._plan = SlotPlan({host_id})
         self._ran = RanPlaces(self.signatures, lambda: self.has_earlier())
+        self._cluster = ClusterMode(store, host_id, self.signatures, lambda: self.has_earlier())
         self.reports: dict[int, SlotReport] = {}
         self.own: SlotReport | None = None
         self.bad: dict[int, BadSlot] = {}
@@ -129,17 +119,6 @@ class Board:
         self.in_use: frozenset[int] = frozenset()
         #: The hosts whose slots are of a newer version, and when each of them last changed.
         self.newer_versions: dict[int, float] = {}
-        self.global_maintenance: bool | None = None
-        self.global_mode: Mode | None = None
-        self._serial = 0
-        #: Slot 0 as it was at the highest serial, and since when an older one is there.
-        self._cluster_data = EMPTY_SLOT
-        self._old_since_s: float | None = None
-        #: Whether a good signature of slot 0 was seen, and since when slot 0 is without one.
-        self._cluster_signed = False
-        #: Whether an earlier version, which signs nothing, ran on this host until now.
-        self._was_earlier = False
-        self._unsigned_since_s: float | None = None
         self.storage_good_since_s: float | None = None
         self.sweep = 0
         self._appending = self._may_land = False
@@ -193,7 +172,7 @@ class Board:
         except BadSlot:
             return None
         part = signed_part(data)
-        self._was_earlier = own is not None and part is None
+        self._cluster.was_earlier = own is not None and part is None
         return own
 
     async def read_slot(self, host_id: int) -> bytes:
@@ -269,108 +248,30 @@ class Board:
             return ""
         return "the whiteboard shows older slots than before, the hosts have yet to write again"
 
+    @property
+    def global_maintenance(self) -> bool | None:
+        """Whether global maintenance is set; None until slot 0 was readable once."""
+        return self._cluster.maintenance
+
+    @property
+    def global_mode(self) -> Mode | None:
+        """The details of the global maintenance while it is set."""
+        return self._cluster.mode
+
     async def set_global_maintenance(self, mode: Mode | None) -> None:
-        """Write the cluster slot, None: no maintenance; StorageTrouble when that fails."""
-        await self._read_cluster()
-        serial = self._serial + 1
-        lines = {"serial": str(serial)} | ({} if mode is None else to_lines(mode))
-        data = self._cluster_slot(mode is not None, lines)
-        await self._store.write(0, data)
-        self._serial, self._cluster_data = serial, data
-        self._cluster_signed = self.signatures.key is not None
-        self.global_maintenance, self.global_mode = mode is not None, mode
+        """Write slot 0, None: no maintenance; StorageTrouble when that fails."""
+        await self._cluster.set(mode)
 
     async def end_global_maintenance(self, mode: Mode) -> bool:
-        """End the given mode; False where another one, or none, is set by now.
-
-        StorageTrouble where the slot cannot be read or written.
-        """
-        slot = await self._read_cluster()
-        if isinstance(slot, BadSlot):
-            raise StorageTrouble(str(slot))
-        if not slot.maintenance or from_lines(slot.extra) != mode:
-            return False
-        await self.set_global_maintenance(None)
-        return True
+        """End the given mode; False where another one, or none, is set by now. StorageTrouble."""
+        return await self._cluster.end(mode)
 
     async def put_cluster_right(self, now_s: float) -> None:
-        """Write the newest cluster slot again where a late write has put back an older one.
-
-        All hosts write the same bytes; after StorageTrouble the next beat tries again.
-        """
-        if self._unsigned_since_s is not None and now_s - self._unsigned_since_s >= PUT_RIGHT_S:
-            with contextlib.suppress(StorageTrouble):
-                await self._sign_cluster()
-        if self._old_since_s is None or now_s - self._old_since_s < PUT_RIGHT_S:
-            return
-        with contextlib.suppress(StorageTrouble):
-            slot = await self._read_cluster()
-            if isinstance(slot, BadSlot) or not self._is_older(slot):
-                return
-            log.warning("slot 0 is older than what was set (a late write?): writing it again")
-            await self._store.write(0, self._cluster_data)
-
-    async def _sign_cluster(self) -> None:
-        """Sign slot 0 where it has no good signature: as it is, if it counts (a host of an earlier
-        version wrote it), else as it was before."""
-        data = (await self._store.read([0])).get(0, EMPTY_SLOT)
-        with contextlib.suppress(BadSlot):
-            slot = decode_cluster(data)
-            if self._look_at_cluster(data) in GOOD:
-                return
-            if not self._cluster_counts(data):
-                if self.global_maintenance is None:
-                    return  # this host does not know the earlier content
-                log.warning("slot 0 is not signed by this cluster: writing it again as it was")
-                await self._store.write(0, self._cluster_data)
-            elif data != EMPTY_SLOT:
-                serial = count(slot.extra.get("serial", "")) or 0
-                self._serial = max(self._serial, serial, 1)
-                lines = {"serial": str(self._serial)}
-                lines |= to_lines(from_lines(slot.extra)) if slot.maintenance else {}
-                await self._store.write(0, self._cluster_slot(slot.maintenance, lines))
-
-    def _cluster_slot(self, maintenance: bool, lines: Mapping[str, str]) -> bytes:
-        by = {"by": str(self.host_id)}
-        return encode_cluster(maintenance, {**lines, **by}, self._sign_cluster_slot)
-
-    def _sign_cluster_slot(self, data: bytes) -> str:
-        return self.signatures.sign(CLUSTER, 0, data)
+        """Write slot 0 again where its content has been wrong for long enough."""
+        await self._cluster.put_right(now_s)
 
     def _sign_slot(self, data: bytes) -> str:
         return self.signatures.sign(SLOT, self.host_id, data)
-
-    def _look_at_cluster(self, data: bytes) -> Signature:
-        return self.signatures.look(CLUSTER, 0, signed_part_of_cluster(data))
-
-    def _cluster_counts(self, data: bytes) -> bool:
-        """Whether slot 0 is valid: it is signed, or a host of an earlier version may have written
-        it, or it was never set."""
-        found = self._look_at_cluster(data)
-        if found in GOOD or self.signatures.unsigned is Unsigned.TRUST:
-            return True
-        if data == EMPTY_SLOT and not self._cluster_signed:
-            return True
-        if found is not Signature.NONE or self.signatures.unsigned is Unsigned.IGNORE:
-            return False
-        return self.has_earlier() or (self._was_earlier and not self._cluster_signed)
-
-    async def _read_cluster(self) -> ClusterSlot | BadSlot:
-        """The cluster slot at this moment; this host never uses a serial again that it has seen."""
-        data = (await self._store.read([0])).get(0, EMPTY_SLOT)
-        try:
-            slot = decode_cluster(data)
-        except BadSlot as error:
-            return error
-        if not self._cluster_counts(data):
-            return BadSlot(0, SlotFault.UNSIGNED, NOT_SIGNED)
-        if (serial := count(slot.extra.get("serial", "")) or 0) > self._serial:
-            self._serial, self._cluster_data = serial, data
-        return slot
-
-    def _is_older(self, slot: ClusterSlot) -> bool:
-        serial = count(slot.extra.get("serial", ""))
-        return serial is not None and serial < self._serial
 
     def _learn_log(self, slots: Mapping[int, bytes], now_s: float) -> None:
         new = self.fence_log.learn(slots, now_s, self._wall())
@@ -458,19 +359,13 @@ class Board:
             for host, bad in sorted(self.bad.items())
             if bad.fault is SlotFault.NEWER_VERSION and host != self.host_id
         }
-        if sweep.cluster is not None and not self._is_signed_cluster(changed[0], now_s):
-            self.bad[0] = BadSlot(0, SlotFault.UNSIGNED, NOT_SIGNED)
-        elif sweep.cluster_fault is not None:
-            self.bad[0] = sweep.cluster_fault
-        elif self.global_maintenance and changed.get(0) == EMPTY_SLOT:
-            # An emptied slot does not end a maintenance: whoever ends one writes a 0.
-            self.bad[0] = BadSlot(
-                0, SlotFault.MAINTENANCE_MISSING, "was emptied while global maintenance was set"
-            )
-        elif sweep.cluster is not None and not self._may_be_old(sweep.cluster, now_s):
-            self._cluster_data = changed[0]
-            on = self.global_maintenance = sweep.cluster.maintenance
-            self.global_mode = from_lines(sweep.cluster.extra) if on else None
+        bad, again = self._cluster.learn(
+            sweep.cluster or sweep.cluster_fault, changed.get(0), now_s
+        )
+        if bad is not None:
+            self.bad[0] = bad
+        if again:
+            del self._raw[0]
         return older
 
     def _set_aside(self) -> None:
@@ -511,44 +406,3 @@ class Board:
             self.reports[host], self.signed[host] = report, found
         else:
             self.bad[host] = BadSlot(host, FAULTS[found], SENTENCES[found])
-
-    def _is_signed_cluster(self, data: bytes, now_s: float) -> bool:
-        """Whether slot 0 is valid. Where it stays unsigned it is signed, or written again as it
-        was."""
-        is_signed = self._look_at_cluster(data) in GOOD
-        self._cluster_signed = self._cluster_signed or is_signed
-        never_set = data == EMPTY_SLOT and not self._cluster_signed
-        if is_signed or never_set or self.signatures.unsigned is Unsigned.TRUST:
-            self._unsigned_since_s = None
-        elif self._unsigned_since_s is None:
-            self._unsigned_since_s = now_s
-        counts = self._cluster_counts(data)
-        if not counts:
-            del self._raw[0]
-        return counts
-
-    def _may_be_old(self, slot: ClusterSlot, now_s: float) -> bool:
-        """Whether the slot may be older than what is known: by a stale read, or by a late write
-        over a newer one.
-
-        One read is not enough to end a maintenance. Where the slot's serial is lower than one
-        seen before, it must stay so for OLD_SERIAL_S: after that it is another volume. A signed
-        slot 0 with a lower serial is never believed: no member writes a lower one.
-        """
-        is_older = self._is_older(slot)
-        if not is_older and (not self.global_maintenance or slot.maintenance):
-            self._old_since_s = None
-        elif (
-            self._old_since_s is None
-            or (is_older and self._cluster_signed)
-            or (is_older and now_s - self._old_since_s < OLD_SERIAL_S)
-        ):
-            if self._old_since_s is None:
-                self._old_since_s = now_s
-            del self._raw[0]
-            return True
-        else:
-            self._old_since_s = None
-            self._serial = 0
-        self._serial = max(self._serial, count(slot.extra.get("serial", "")) or 0)
-        return False

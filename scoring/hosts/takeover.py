@@ -225,54 +225,57 @@ def _power_off_is_due(
         )
         return None, [Reason(Code.TAKEOVER_PAUSED, text)]
     conditions = may_power_off(takeover, evidence, now_s, rules)
-    missing = [condition for condition in conditions if not condition.holds]
-    if not missing:
-        lease, peer = evidence.lease, evidence.peer
-        assert peer is not None
-        order = PowerOffHost(
-            host,
-            takeover.attempts,
-            peer.timestamp,
-            lease.owner_generation,
-            lease.owner_timestamp,
-            evidence_text(conditions),
-            asked=evidence.ask is not None,
-        )
-        why = "hangs with its power on" if evidence.ask is None else "asks for it"
-        if evidence.word is not None:
-            why = "has lost the storage and runs no VM any more"
-        text = f"host {host} {why}, switching it off ({evidence_text(conditions)})"
-        return order, [Reason(Code.POWER_OFF_ORDERED, text)]
-    first = missing[0]
-    speaks = evidence.ask is not None or evidence.word is not None
-    if not speaks and evidence.answers:
-        return None, [
-            Reason(
-                Code.OWNER_ANSWERS,
-                f"host {host} answers on the network: its storage is in trouble, not the host; "
-                "its own sanlock ends its VM",
-            )
-        ]
-    if not speaks and evidence.heard_by:
-        text = f"host {host} answers {', '.join(evidence.heard_by)} on the network"
-        return None, [Reason(Code.OWNER_ANSWERS, f"{text}: this host is deaf, it is not dead")]
-    if first.name == "does-not-renew":
-        text = f"host {host} is silent, but its host id was renewed: {first.value}"
-        return None, [Reason(Code.OWNER_RENEWS, text)]
-    if first.name in ("not-too-often", "fence-log-readable"):
+    missing = next((condition for condition in conditions if not condition.holds), None)
+    if missing is not None:
+        reason = _why_not_yet(takeover, evidence, missing, now_s, rules)
+        return None, [] if reason is None else [reason]
+    lease, peer = evidence.lease, evidence.peer
+    assert peer is not None
+    order = PowerOffHost(
+        host,
+        takeover.attempts,
+        peer.timestamp,
+        lease.owner_generation,
+        lease.owner_timestamp,
+        evidence_text(conditions),
+        asked=evidence.ask is not None,
+    )
+    why = "hangs with its power on" if evidence.ask is None else "asks for it"
+    if evidence.word is not None:
+        why = "has lost the storage and runs no VM any more"
+    text = f"host {host} {why}, switching it off ({evidence_text(conditions)})"
+    return order, [Reason(Code.POWER_OFF_ORDERED, text)]
+
+
+def _why_not_yet(
+    takeover: Takeover, evidence: Evidence, missing: Precondition, now_s: float, rules: Rules
+) -> Reason | None:
+    """Why the host is not switched off now, by the first precondition that does not hold. None: it
+    is one that this host's own next steps fulfil."""
+    host, detail = takeover.host_id, f"{missing.name} ({missing.value})"
+    if evidence.ask is None and evidence.word is None:
+        if evidence.answers:
+            text = f"host {host} answers on the network: its storage is in trouble, not the host"
+            return Reason(Code.OWNER_ANSWERS, f"{text}; its own sanlock ends its VM")
+        if evidence.heard_by:
+            text = f"host {host} answers {', '.join(evidence.heard_by)} on the network"
+            return Reason(Code.OWNER_ANSWERS, f"{text}: this host is deaf, it is not dead")
+    if missing.name == "does-not-renew":
+        text = f"host {host} is silent, but its host id was renewed: {missing.value}"
+        return Reason(Code.OWNER_RENEWS, text)
+    if missing.name in ("not-too-often", "fence-log-readable"):
         wait_s = 0.0
         if evidence.fence_log is not None and evidence.peer is not None:
             wait_s, _ = fence_wait(evidence.fence_log, evidence.peer, now_s, rules)
-        text = f"host {host} is not switched off now: {first.value}"
         left = f", in {wait_s:.0f} s at the earliest" if wait_s > 0 else ""
-        return None, [Reason(Code.FENCE_HELD_BACK, text + left)]
-    if first.name in _WAITED_FOR:
-        text = f"host {host} is switched off when all for it has been so long enough"
-        return None, [Reason(Code.FENCE_WAITING, f"{text}: {first.name} ({first.value})")]
-    if first.name in _OWN_STEPS:
-        return None, []
-    text = f"host {host} must not be switched off: {first.name} ({first.value})"
-    return None, [Reason(Code.FENCE_FORBIDDEN, text)]
+        text = f"host {host} is not switched off now: {missing.value}{left}"
+        return Reason(Code.FENCE_HELD_BACK, text)
+    if missing.name in _WAITED_FOR:
+        text = f"host {host} is switched off when this has lasted long enough: {detail}"
+        return Reason(Code.FENCE_WAITING, text)
+    if missing.name in _OWN_STEPS:
+        return None
+    return Reason(Code.FENCE_FORBIDDEN, f"host {host} must not be switched off: {detail}")
 
 
 def _pauses(takeover: Takeover, now_s: float, timing: Timing) -> bool:

@@ -83,7 +83,6 @@ _NONE = Finding(Verdict.NONE)
 
 def look(turn: VmTurn) -> Finding:
     """Whether the VM here is isolated, by the table at the head of this file."""
-    rules = turn.rules
     views = [(peer, view) for peer in turn.live if (view := _of_this_place(turn, peer)) is not None]
     seen_s = max((view.good_s for _, view in views if view.good_s is not None), default=None)
     missing = [peer for peer, view in views if view.bad_since_s is not None]
@@ -98,9 +97,21 @@ def look(turn: VmTurn) -> Finding:
         may_be_ours = cut_off is not False and any(peer.way_out is None for peer in missing)
         is_doubt = somewhere and may_be_ours
         return Finding(Verdict.DOUBT, able=somewhere) if is_doubt else _NONE
-    unseen_s = turn.now_s - _missed_since_s(turn, seen_s, views)
+    since_s = _missed_since_s(turn, seen_s, views)
+    return _judge_missed(
+        turn, cut_off, f"{_names(blind)} cannot reach the VM here", since_s, seen_s
+    )
+
+
+def _judge_missed(
+    turn: VmTurn, cut_off: bool | None, who: str, since_s: float, seen_s: float
+) -> Finding:
+    """What to do with a VM that hosts with a good network do not reach (the lower part of the
+    table). `since_s`: since when nobody reaches it; `seen_s`: when a host last did."""
+    rules = turn.rules
+    unseen_s = turn.now_s - since_s
     left_s = rules.timing.isolation_after - unseen_s
-    missed = f"{_names(blind)} cannot reach the VM here, nobody has for {unseen_s:.0f} s"
+    missed = f"{who}, nobody has for {unseen_s:.0f} s"
     good = {
         peer.host_id for peer in turn.live if peer.way_out and turn.at(peer).uplink_up is not False
     }

@@ -17,7 +17,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -83,14 +83,7 @@ class Several:
         self.ended: dict[int, list[Outcome]] = {}
         for outcome in observation.outcomes:
             self.ended.setdefault(getattr(outcome, "vm", ENGINE), []).append(outcome)
-        for number, vm in self._here.items():
-            if vm.report.vm is VmStatus.UP:
-                self.up_at[number] = self.own_id
-        for peer in peers:
-            for number, its in peer.vms.items():
-                self.said.setdefault(number, []).append(peer)
-                if its.report.vm is VmStatus.UP:
-                    self.up_at.setdefault(number, peer.host_id)
+        self._find_where_each_is_up(peers)
         self.missing: frozenset[int] = frozenset()
         if observation.storage_good_since_s is not None:
             self.missing = frozenset(
@@ -109,6 +102,17 @@ class Several:
             pins = self._pins()
             hosts = self._on_the_way(pins)
             self.plan = place(self.relations.order, hosts, self.missing, pins)
+
+    def _find_where_each_is_up(self, peers: Iterable[PeerReport]) -> None:
+        """Fill `up_at` and `said`. A VM that is up here counts as being here."""
+        for number, vm in self._here.items():
+            if vm.report.vm is VmStatus.UP:
+                self.up_at[number] = self.own_id
+        for peer in peers:
+            for number, its in peer.vms.items():
+                self.said.setdefault(number, []).append(peer)
+                if its.report.vm is VmStatus.UP:
+                    self.up_at.setdefault(number, peer.host_id)
 
     @property
     def hosts(self) -> Mapping[int, Host]:

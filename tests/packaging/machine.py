@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, NO_DISK_LEASES_LINE
+from tests.fakes.ipmi_bmc import EMULATOR
 from tests.lab import bmc
 
 ROOT = Path(__file__).parents[2]
@@ -345,7 +346,7 @@ class Machine:
         (folder / "state").mkdir(parents=True)
         (folder / "power").write_text(POWER.format(pid=self._first))
         (folder / "power").chmod(0o700)
-        (folder / "sim.emu").write_text(bmc.EMULATOR_COMMANDS)
+        (folder / "sim.emu").write_text(EMULATOR)
         (folder / "lan.conf").write_text(
             bmc.LAN_CONFIG.format(
                 host=self.name,

@@ -20,7 +20,8 @@ from broker.config.load import load
 from broker.maintenance import kept as local_mode
 from broker.monitors import MonitorRunner
 from broker.monitors.watched import Watched
-from broker.whiteboard.board import OLD_SERIAL_S, Board
+from broker.whiteboard.board import Board
+from broker.whiteboard.cluster_slot import OLD_SERIAL_S
 from broker.whiteboard.mode import SEEN_MIN_S, Countdown, Mode, from_lines, to_lines
 from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.slot import decode_cluster, encode_cluster

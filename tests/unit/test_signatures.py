@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 
 from broker.config.cluster_key import ClusterKey
-from broker.whiteboard.board import PUT_RIGHT_S, Board
+from broker.whiteboard.board import Board
+from broker.whiteboard.cluster_slot import PUT_RIGHT_S
 from broker.whiteboard.errors import SlotFault
 from broker.whiteboard.extra import signed_part, signed_part_of_cluster
 from broker.whiteboard.fence_log import FenceLog, LogRecord, encode, signature, slot_of
