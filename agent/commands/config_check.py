@@ -12,6 +12,7 @@ from pathlib import Path
 from agent.fence.devices import fence_device
 from agent.fence.ipmi import password_problem
 from agent.fence.program import find_agent
+from agent.storage.silent import silent_client
 from agent.terminal.columns import say
 from agent.vm.definition import load_definition
 from agent.vm.errors import DefinitionError
@@ -42,7 +43,7 @@ class Check:
 
 def run(path: str, as_json: bool) -> int:
     """Check and print; OK, or CONFIG where a check failed. A warning is no failure."""
-    made = list(checks(path))
+    made = list(checks(path, not_now=silence(path)))
     if as_json:
         found = [dataclasses.asdict(check) for check in made]
         print(json.dumps({"version": 1, "file": path, "checks": found}, indent=2))
@@ -53,8 +54,17 @@ def run(path: str, as_json: bool) -> int:
     return ExitCode.CONFIG if failed else ExitCode.OK
 
 
-def checks(path: str, shared: str | None = None) -> Iterator[Check]:
-    """The results of all checks. `shared`: the part that all hosts share, None: as it is."""
+def silence(path: str) -> str:
+    """Why nothing on the storage is to be looked at now; "": it may be."""
+    try:
+        return silent_client(load(path))
+    except ConfigError:
+        return ""
+
+
+def checks(path: str, shared: str | None = None, not_now: str = "") -> Iterator[Check]:
+    """The results of all checks. `shared`: the part that all hosts share, None: as it is.
+    `not_now`: why nothing on the storage is looked at."""
     try:
         config = load(path, shared)
     except ConfigError as error:
@@ -74,7 +84,9 @@ def checks(path: str, shared: str | None = None) -> Iterator[Check]:
             f" lease {config.storage.lockspace}/{config.storage.resource}"
             f" at {definition.lease_offset}",
         )
-        for each in found_in(config):
+        if not_now:
+            yield Check("one-host", "warning", f"not looked at: {not_now}")
+        for each in () if not_now else found_in(config):
             yield Check("one-host", "warning", str(each))
     secrets: dict[str, FenceSecret] = {}
     try:

@@ -77,6 +77,20 @@ async def tests(
     return [test for tests in found for test in tests]
 
 
+async def tests_within(
+    levels: FenceLevels, hosts: Sequence[int], uuids: Mapping[int, str], within_s: float
+) -> tuple[list[DeviceTest], list[int]]:
+    """The tests that have ended in time, and the hosts of those that have not."""
+    asked = {host: asyncio.ensure_future(levels.test(host, uuids.get(host, ""))) for host in hosts}
+    await asyncio.wait(asked.values(), timeout=within_s)
+    late = [host for host, test in asked.items() if not test.done()]
+    for host in late:
+        asked[host].cancel()
+    return [
+        test for host, ended in asked.items() if host not in late for test in ended.result()
+    ], late
+
+
 async def storage_tests(
     fence: StorageFence, hosts: Sequence[int], names: Mapping[int, str]
 ) -> dict[int, str]:

@@ -17,9 +17,10 @@ import struct
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from agent.terminal.errors import CommandError
+from agent.terminal.hanging import hangs_on
 from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
 
@@ -28,51 +29,83 @@ _LENGTH = struct.Struct("<I")
 _ITEM, _ERROR, _BUG = range(3)
 
 
-class CheckHangs(CommandError):
-    """The check gave no result in time. str(): one line for the finding."""
+#: How often it is looked for a child that hangs in a file, and how long that lasts then.
+_LOOK_S, HANGS_S = 0.5, 6.0
 
-    def __init__(self, name: str, seconds: float) -> None:
-        super().__init__(ExitCode.STORAGE, f"{name} has not answered for {seconds:.0f} s")
+
+class CheckHangs(CommandError):
+    """The check gave no result in time. `in_file`: it hangs in a call on a file, of the path
+    `place`, "" where that is not known. str(): one line for the finding."""
+
+    def __init__(self, name: str, seconds: float, in_file: bool, place: str) -> None:
+        self.in_file = in_file
+        on = f", it hangs on {place}" if place else ""
+        super().__init__(ExitCode.STORAGE, f"{name} has not answered for {seconds:.0f} s{on}")
+
+
+class Check(Generic[T]):
+    """What `look` finds, looked for by a child process from now on."""
+
+    def __init__(self, name: str, look: Callable[[], Iterable[T]]) -> None:
+        self._name = name
+        self._began_s = time.monotonic()
+        #: The call on a file that the child is in, and since when.
+        self._hangs = ("", self._began_s)
+        self._reads, writes = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            _child(writes, look)
+        os.close(writes)
+
+    def found(self, until_s: float) -> Iterator[T]:
+        """What `look` yields. CheckHangs where the child has not ended by `until_s` (monotonic),
+        or hangs in a call on a file for HANGS_S; CommandError with the sentence of its HaError or
+        OSError."""
+        try:
+            while (head := self._read(_LENGTH.size, until_s)) != b"":
+                data = self._read(_LENGTH.unpack(head)[0], until_s)
+                kind, value = pickle.loads(data)  # noqa: S301  (this program's own child wrote it)
+                if kind == _ERROR:
+                    raise CommandError(ExitCode.STORAGE, value)
+                if kind == _BUG:
+                    raise RuntimeError(value)
+                yield value
+        finally:
+            os.close(self._reads)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, signal.SIGKILL)
+            # One that hangs in the kernel is init's, once this command has ended.
+            os.waitpid(self._child, os.WNOHANG)
+
+    def _read(self, size: int, until_s: float) -> bytes:
+        """So many bytes; b"" where the child has ended."""
+        data = b""
+        while len(data) < size:
+            left_s = max(0.0, until_s - time.monotonic())
+            if not select.select([self._reads], [], [], min(left_s, _LOOK_S))[0]:
+                self._look(until_s)
+                continue
+            more = os.read(self._reads, size - len(data))
+            if not more:
+                return b""
+            data += more
+        return data
+
+    def _look(self, until_s: float) -> None:
+        """CheckHangs where the child is silent for too long, or hangs."""
+        now_s = time.monotonic()
+        call, place = hangs_on(self._child)
+        if call != self._hangs[0]:
+            self._hangs = (call, now_s)
+        if call and now_s - self._hangs[1] >= HANGS_S:
+            raise CheckHangs(self._name, now_s - self._hangs[1], True, place)
+        if now_s >= until_s:
+            raise CheckHangs(self._name, now_s - self._began_s, bool(call), place)
 
 
 def bounded(name: str, seconds: float, look: Callable[[], Iterable[T]]) -> Iterator[T]:
-    """What `look` yields in a child process. CheckHangs where that takes longer than `seconds` in
-    all; CommandError with the sentence of its HaError or OSError."""
-    reads, writes = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _child(writes, look)
-    os.close(writes)
-    ends_s = time.monotonic() + seconds
-    try:
-        while (head := _read(reads, _LENGTH.size, ends_s, name, seconds)) != b"":
-            data = _read(reads, _LENGTH.unpack(head)[0], ends_s, name, seconds)
-            kind, value = pickle.loads(data)  # noqa: S301  (this program's own child wrote it)
-            if kind == _ERROR:
-                raise CommandError(ExitCode.STORAGE, value)
-            if kind == _BUG:
-                raise RuntimeError(value)
-            yield value
-    finally:
-        os.close(reads)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        # One that hangs in the kernel is init's, once this command has ended.
-        os.waitpid(child, os.WNOHANG)
-
-
-def _read(descriptor: int, size: int, ends_s: float, name: str, seconds: float) -> bytes:
-    """So many bytes; b"" where the child has ended."""
-    data = b""
-    while len(data) < size:
-        left_s = max(0.0, ends_s - time.monotonic())
-        if not select.select([descriptor], [], [], left_s)[0]:
-            raise CheckHangs(name, seconds)
-        more = os.read(descriptor, size - len(data))
-        if not more:
-            return b""
-        data += more
-    return data
+    """What `look` yields in a child process, as Check.found, within `seconds` in all."""
+    yield from Check(name, look).found(time.monotonic() + seconds)
 
 
 def _child(writes: int, look: Callable[[], Iterable[object]]) -> None:

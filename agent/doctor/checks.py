@@ -2,8 +2,12 @@
 """`ha-agent doctor`: checks whether this host is fit to run the VM and to take it over, and says
 what to type where it is not.
 
-It changes nothing. Each check stands for itself: one that cannot be made is reported and stops no
-other.
+Rules of this file:
+
+1. It changes nothing.
+2. Each check stands for itself: one that cannot be made is reported and stops no other.
+3. It ends within 10 s, the start of Python included, and says on what it waited.
+4. While a client of the storage has just fallen silent, nothing is opened there.
 """
 
 from __future__ import annotations
@@ -12,11 +16,12 @@ import asyncio
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from agent.commands import config_check
-from agent.doctor.bounded import CheckHangs, bounded
+from agent.doctor.bounded import Check, CheckHangs, bounded
 from agent.doctor.host import (
     Found,
     accelerator,
@@ -32,22 +37,21 @@ from agent.doctor.host import (
 from agent.doctor.peers import agreement, certificates, daemons, heartbeat_ports, libvirt_peers
 from agent.doctor.storage import storage
 from agent.doctor.vm import libvirt_guests_found, registry_vms, vm_domain
+from agent.storage.silent import silent_client
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
-from broker.client.ask import ask
 from broker.config.errors import ConfigError
 from broker.config.load import load
 from broker.config.sections import Config
-from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
-from broker.wire.status import Status
 
-#: The longest that a check on this host and its storage may take, and one that asks other hosts.
-PATIENCE_S, NETWORK_S = 6.0, 90.0
+#: The longest that a check on this host and its storage may take, that all of them may take, and
+#: that the command may take, those that ask others included.
+PATIENCE_S, LOCAL_S, ALL_S = 6.0, 6.0, 9.0
+#: What is left of it to hand the findings on.
+_REPORT_S = 0.5
 #: The start of a QEMU, and of two that try to open its image.
 QEMU_S = 15.0
-#: The longest time that a storage with the settings of docs/storage.md has a dead client's locks.
-SILENT_S = 90.0
 ON_STORAGE = frozenset(
     {
         "can-start",
@@ -55,12 +59,12 @@ ON_STORAGE = frozenset(
         "sanlock-name",
         "storage",
         "agreement",
+        "heartbeat",
         "libvirt",
         "fence-device",
         "storage-fence",
     }
 )
-ON_NETWORK = frozenset({"heartbeat", "libvirt", "fence-device", "storage-fence", "agreement"})
 _HANGS = "the storage and its mount (docs/storage.md); ps -eo pid,stat,wchan:30,cmd | grep ' D'"
 
 
@@ -97,12 +101,15 @@ def run(path: str, as_json: bool, storage_s: float | None = None) -> int:
 
 def check(path: str) -> Iterator[Finding]:
     """All checks, the quick ones first."""
-    yield from _of_file(path)
+    ends_s = time.monotonic() + ALL_S
     try:
         config = load(path)
     except ConfigError:
+        yield from _of_file(path, "")
         return
-    checks: dict[str, Callable[[Config], Found]] = {
+    not_now = silent_client(config)
+    yield from _of_file(path, not_now)
+    here: dict[str, Callable[[Config], Found]] = {
         "lock-driver": lock_driver,
         "accelerator": accelerator,
         "can-start": can_start,
@@ -118,31 +125,65 @@ def check(path: str) -> Iterator[Finding]:
         "daemons": daemons,
         "certificates": certificates,
         "agreement": agreement,
+    }
+    here_ends_s = ends_s - ALL_S + LOCAL_S
+    for name, look in here.items():
+        why_not = not_now if name in ON_STORAGE else ""
+        patience_s = min(PATIENCE_S, here_ends_s - time.monotonic())
+        if patience_s <= 0:
+            why_not = why_not or f"what came before took {LOCAL_S:.0f} s"
+        if why_not:
+            yield _not_looked_at(name, why_not)
+            continue
+        begun = Check(name, functools.partial(look, config))
+        not_now = (yield from _ended(name, begun, time.monotonic() + patience_s)) or not_now
+    there: dict[str, Callable[[Config, float], Found]] = {
         "heartbeat": heartbeat_ports,
         "libvirt": libvirt_peers,
-        "fence-device": _fence_devices,
+        "fence-device": fence_devices_answer,
         "storage-fence": storage_fence_answers,
     }
-    not_now = silent_client(config)
-    for name, look in checks.items():
-        if not_now and name in ON_STORAGE:
-            yield Finding(name, "warn", f"not looked at: {not_now}", "ha-agent doctor, later")
-            continue
-        patience_s = NETWORK_S if name in ON_NETWORK else PATIENCE_S
-        try:
-            for verdict, text, fix in bounded(name, patience_s, functools.partial(look, config)):
-                yield Finding(name, verdict, text, fix)
-        except CheckHangs as error:
-            not_now = str(error)
-            yield Finding(name, "fail", not_now, _HANGS)
-        except CommandError as error:
-            yield Finding(name, "fail", str(error))
+    left_s = ends_s - time.monotonic()
+    # Others are asked at once: each may be silent to the end.
+    asked = {
+        name: Check(name, functools.partial(look, config, max(1.0, left_s - _REPORT_S)))
+        for name, look in there.items()
+        if not (not_now and name in ON_STORAGE)
+    }
+    for name in there:
+        if name in asked:
+            yield from _ended(name, asked[name], ends_s)
+        else:
+            yield _not_looked_at(name, not_now)
 
 
-def _of_file(path: str) -> Iterator[Finding]:
+def _ended(
+    name: str, begun: Check[tuple[str, str, str]], until_s: float
+) -> Generator[Finding, None, str]:
+    """What a check finds, and returns why no other may touch the
+    storage, "": they may."""
+    try:
+        for verdict, text, fix in begun.found(until_s):
+            yield Finding(name, verdict, text, fix)
+    except CheckHangs as error:
+        yield Finding(name, "fail", str(error), _HANGS)
+        return str(error) if error.in_file else ""
+    except CommandError as error:
+        yield Finding(name, "fail", str(error))
+    return ""
+
+
+def _not_looked_at(name: str, why: str) -> Finding:
+    return Finding(name, "warn", f"not looked at: {why}", "ha-agent doctor, later")
+
+
+def _of_file(path: str, not_now: str) -> Iterator[Finding]:
     """The checks of the configuration file."""
     try:
-        for found in bounded("configuration", PATIENCE_S, lambda: config_check.checks(path)):
+        looks = bounded(
+            "configuration", PATIENCE_S, lambda: config_check.checks(path, not_now=not_now)
+        )
+        for found in looks:
             verdict = "warn" if found.verdict == "warning" else found.verdict
             fix = "ha-agent config check" if verdict == "fail" else ""
             yield Finding(found.name, verdict, found.text, fix)
@@ -168,21 +209,9 @@ def check_storage(path: str, seconds: float) -> Iterator[Finding]:
         yield Finding(name, "fail", str(error), "ha-agent storage show")
 
 
-def silent_client(config: Config) -> str:
-    """Which host has just fallen silent, in words; "": none is known. While the storage has not
-    missed its client, whoever opens a file there may stall all hosts."""
-    try:
-        status = ask(config.daemon.socket, "GET", "/v1/status", Status)
-    except HaError:
-        return ""
-    for host in status.hosts.values():
-        if host.liveness != "live" and host.age_s is not None and host.age_s < SILENT_S:
-            return f"host {host.hostname} fell silent {host.age_s:.0f} s ago"
-    return ""
-
-
-def _fence_devices(config: Config) -> Found:
-    """Log in to each device, read its power and identity, and check the privilege."""
+def fence_devices_answer(config: Config, within_s: float) -> Found:
+    """Log in to each device, read its power and identity, and check the privilege; all hosts' at
+    once, for `within_s` at most."""
     if not config.fence.device:
         return  # the checks of the configuration report it
     from agent.commands import fence_test
@@ -190,7 +219,12 @@ def _fence_devices(config: Config) -> Found:
 
     names, uuids, _ = fence_test.published(config)
     hosts = sorted({device.host for device in config.fence.device})
-    for test in asyncio.run(fence_test.tests(fence_devices(config), hosts, uuids)):
+    levels = fence_devices(config)
+    found, late = asyncio.run(fence_test.tests_within(levels, hosts, uuids, within_s))
+    for host in late:
+        text = f"the devices of host {host} have not answered for {within_s:.0f} s"
+        yield "fail", text, f"ha-agent fence test {host}"
+    for test in found:
         who = f"{test.host_id} {names.get(test.host_id, '')}".rstrip()
         text = f"{test.device} of host {who}: power {test.power.value}, {test.identity.value}"
         if test.ok:
@@ -201,8 +235,9 @@ def _fence_devices(config: Config) -> Found:
             yield "fail", f"{text}: {test.detail}", f"ha-agent fence test {test.host_id}"
 
 
-def storage_fence_answers(config: Config) -> Found:
-    """Ask the storage fence about each other host, until it fails for one; it cuts nothing."""
+def storage_fence_answers(config: Config, within_s: float) -> Found:
+    """Ask the storage fence about each other host, until it fails for one; it cuts nothing. Each
+    question for `within_s` at most."""
     from agent.commands import fence_test
     from agent.fence.storage import storage_fence
 
@@ -215,7 +250,7 @@ def storage_fence_answers(config: Config) -> Found:
         yield "warn", "not asked: no other host's name is known", "start ha-broker on all hosts"
     for host in others:
         what = f"what the storage holds for host {host} {names[host]}"
-        if problem := asyncio.run(fence.check(host, names[host])):
+        if problem := asyncio.run(fence.check(host, names[host], within_s)):
             yield "fail", f"{what}: {problem}", f"ha-agent fence test {host}"
             return
         yield "ok", f"{what} could be asked for; nothing is cut", ""

@@ -9,22 +9,25 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
 import libvirt
 
 from agent.doctor.host import Found
+from agent.setup.heartbeat_reach import DEADLINE_S as PORTS_S
 from agent.setup.heartbeat_reach import OPEN, Port, ask_ports
 from agent.storage.watched import read_slots
 from agent.vm.definition import load_definition
 from agent.vm.errors import DefinitionError
 from agent.vm.migration_check import ask_target, host_devices
-from agent.vm.reach import REFUSES, command_there, reach, reached
+from agent.vm.reach import ANSWER_S, REFUSES, command_there, reach, reached
 from broker.client.ask import BrokerError, ask
 from broker.config.addresses import is_over_tls
 from broker.config.agreement import DIGEST_LINE, agreed, differences, published
 from broker.config.host_certificates import all_ends
 from broker.config.sections import Config
+from broker.peers.reach_question import DEADLINE_S
 from broker.wire.limits import SOON_DAYS
 from broker.wire.status import Status
 
@@ -66,15 +69,15 @@ def daemons(config: Config) -> Found:
     yield "ok", f"they run; score {own.score}, {own.state}", ""
 
 
-def heartbeat_ports(config: Config) -> Found:
-    """Whether each other host's port for heartbeats answers this one."""
+def heartbeat_ports(config: Config, within_s: float = PORTS_S) -> Found:
+    """Whether each other host's port for heartbeats answers this one, within `within_s`."""
     if not config.heartbeat_listen():
         yield (
             "warn",
             "the other hosts cannot ask this one whether it lives: it answers on loopback alone",
             "api.listen, or api.heartbeat-listen, on an address that the others reach",
         )
-    for asked in ask_ports(config):
+    for asked in ask_ports(config, min(PORTS_S, within_s)):
         match asked.port:
             case Port.ANSWERS:
                 yield "ok", f"{asked.name} {asked.what}", ""
@@ -105,8 +108,9 @@ def agreement(config: Config) -> Found:
         yield "ok", f"configured alike: {', '.join(alike)}", ""
 
 
-def libvirt_peers(config: Config) -> Found:
-    """Whether a live migration can reach the other hosts' libvirt, and theirs this one."""
+def libvirt_peers(config: Config, within_s: float = ANSWER_S) -> Found:
+    """Whether a live migration can reach the other hosts' libvirt, and theirs this one. Both are
+    asked at once, for `within_s` at most."""
     libvirt.registerErrorHandler(lambda context, error: None, None)
     if not config.libvirt.migration_uri:
         yield (
@@ -129,15 +133,17 @@ def libvirt_peers(config: Config) -> Found:
             "is then drained by a stop and a start",
             "ha-agent migrate tries it",
         )
-    with _own_libvirt(config) as own:
+    there_s, back_s = min(DEADLINE_S, within_s), min(ANSWER_S, within_s)
+    with ThreadPoolExecutor(1) as beside, _own_libvirt(config) as own:
+        back = beside.submit(reached, config, config.host.id, back_s)
         look = None if own is None else lambda uri: ask_target(uri, own, xml).text
-        for name, problem in reach(config, config.host.id, look):
+        for name, problem in reach(config, config.host.id, look, there_s):
             if problem:
                 fix = "" if problem.startswith(REFUSES) else "virsh -c URI hostname"
                 yield "fail", f"libvirt of {name}: {problem}", fix
             else:
                 yield "ok", f"libvirt of {name} answers", ""
-    for heard in reached(config, config.host.id):
+    for heard in back.result():
         text = f"{heard.name} {heard.what}"
         if heard.is_good:
             yield "ok", text, ""

@@ -47,9 +47,9 @@ class Asked:
     what: str
 
 
-def ask_ports(config: Config) -> list[Asked]:
+def ask_ports(config: Config, within_s: float = DEADLINE_S) -> list[Asked]:
     """Ask every host that did not stop; empty where this host has no cluster key. Takes at most
-    DEADLINE_S; ConfigError where the key cannot be used."""
+    `within_s`; ConfigError where the key cannot be used."""
     key = load_cluster_key(config)
     if key is None:
         return []
@@ -60,8 +60,8 @@ def ask_ports(config: Config) -> list[Asked]:
         published = report.extra.get("heartbeat", "") if report.extra_trusted else ""
         return _ask(key, config.host.id, host_id, advertised(published))
 
-    late = (Port.SILENT, f"no answer within {DEADLINE_S:.0f} s")
-    found = at_once(others, ask, late, DEADLINE_S)
+    late = (Port.SILENT, f"no answer within {within_s:.0f} s")
+    found = at_once(others, ask, late, within_s)
     return [Asked(f"{others[host].hostname} (id {host})", *said) for host, said in found.items()]
 
 

@@ -114,6 +114,14 @@ def _wait(child: int) -> int:
             _leave(child, *oldest, now_s - stuck[oldest])
 
 
+def hangs_on(child: int) -> tuple[str, str]:
+    """The call on a file that a child, or what it started, is in at this moment, and that file's
+    path, "" where the kernel does not show it; two empty texts: it is in none."""
+    for pid, call in _calls_on_files(child):
+        return call, _file_of(pid, call)
+    return "", ""
+
+
 def _leave(child: int, process: int, call: str, since_s: float) -> NoReturn:
     path = _file_of(process, call)
     on = f" on {path}" if path else ""

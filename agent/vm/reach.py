@@ -66,10 +66,13 @@ REFUSES = "it would refuse the VM"
 
 
 def reach(
-    config: Config, own: int, refusal_at: Callable[[str], str] | None = None
+    config: Config,
+    own: int,
+    refusal_at: Callable[[str], str] | None = None,
+    within_s: float = DEADLINE_S,
 ) -> list[tuple[str, str]]:
     """Name and problem (empty: it answers) of every other host that did not stop; none where no
-    migration is configured. Takes at most DEADLINE_S: all are asked at once. `refusal_at`: why the
+    migration is configured. Takes at most `within_s`: all are asked at once. `refusal_at`: why the
     libvirt at an address would refuse the VM, "" where it would not; libvirtError where none
     answers there."""
     uri = config.libvirt.migration_uri
@@ -89,13 +92,13 @@ def reach(
             return f"{there}: {sentence(error)}"
         return ""
 
-    found = at_once(others, ask, f"no answer within {DEADLINE_S:.0f} s", DEADLINE_S)
+    found = at_once(others, ask, f"no answer within {within_s:.0f} s", within_s)
     return [(name_of(host, others[host]), problem) for host, problem in found.items()]
 
 
-def reached(config: Config, own: int) -> list[Heard]:
+def reached(config: Config, own: int, within_s: float = ANSWER_S) -> list[Heard]:
     """Every other host's answer, of those that did not stop; none where no migration is
-    configured. Takes at most ANSWER_S; ConfigError where the cluster key cannot be used."""
+    configured. Takes at most `within_s`; ConfigError where the cluster key cannot be used."""
     others = others_of(config, own) if config.libvirt.migration_uri else {}
     key = load_cluster_key(config)
     name = config.host_name
@@ -108,8 +111,8 @@ def reached(config: Config, own: int) -> list[Heard]:
         report = others[host]
         return _asked(key, name, report.extra.get("api", "") if report.extra_trusted else "")
 
-    late = (False, f"no answer within {ANSWER_S:.0f} s")
-    found = at_once(others, ask, late, ANSWER_S)
+    late = (False, f"no answer within {within_s:.0f} s")
+    found = at_once(others, ask, late, within_s)
     return [Heard(name_of(host, others[host]), *said) for host, said in found.items()]
 
 

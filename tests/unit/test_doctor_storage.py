@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from agent.commands import config_check
 from agent.doctor import checks, storage
 from agent.doctor.bounded import CheckHangs, bounded
+from agent.storage import silent
 from agent.terminal.errors import CommandError
 from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode
@@ -45,9 +47,11 @@ def test_a_doctor_on_a_storage_that_hangs_ends_and_says_on_what(
     hanging: Path, words: tuple[str, ...]
 ) -> None:
     """The child that hangs stays in the kernel until the storage is back: nobody waits for it."""
-    silent = [each for each in findings(hanging, *words) if "has not answered for" in each["text"]]
-    first, *others = silent
+    made = findings(hanging, *words)
+    unanswered = [each for each in made if "has not answered for" in each["text"]]
+    first, *others = unanswered
     assert first["verdict"] == "fail" and first["fix"].startswith("the storage and its mount")
+    assert f"it hangs on {hanging.parent}/mount" in first["text"]
     assert all(each["text"].startswith("not looked at: ") for each in others)
 
 
@@ -76,9 +80,10 @@ def test_an_error_of_a_check_is_a_sentence_and_a_bug_stays_a_bug() -> None:
         list(bounded("x", 5, breaks))
 
 
-def status_of(liveness: str, age_s: float | None) -> SimpleNamespace:
+def fall_silent(monkeypatch: pytest.MonkeyPatch, liveness: str, age_s: float | None) -> None:
+    """The broker says that of host 2."""
     host = SimpleNamespace(liveness=liveness, age_s=age_s, hostname="host2")
-    return SimpleNamespace(hosts={2: host})
+    monkeypatch.setattr(silent, "ask", lambda *_, **__: SimpleNamespace(hosts={2: host}))
 
 
 @pytest.mark.parametrize(
@@ -94,20 +99,70 @@ def test_nothing_is_opened_on_the_storage_while_a_host_has_just_fallen_silent(
     site: Path, monkeypatch: pytest.MonkeyPatch, liveness: str, age_s: float | None, waits: bool
 ) -> None:
     """On CephFS that stalls everybody's files until the dead client is evicted."""
-    monkeypatch.setattr(checks, "ask", lambda *_: status_of(liveness, age_s))
+    fall_silent(monkeypatch, liveness, age_s)
     made: list[str] = []
 
-    def noted(name: str, seconds: float, look: object) -> Iterator[object]:
-        made.append(name)
-        return iter(())
+    class Noted:
+        def __init__(self, name: str, look: object) -> None:
+            made.append(name)
 
-    monkeypatch.setattr(checks, "bounded", noted)
+        def found(self, until_s: float) -> Iterator[object]:
+            return iter(())
+
+    monkeypatch.setattr(checks, "Check", Noted)
     found = {each.name: each for each in checks.check(str(site))}
     assert ("storage" not in made and "sanlock-name" not in made) is waits
     if waits:
         assert found["storage"].text == "not looked at: host host2 fell silent 12 s ago"
         (only,) = checks.check_storage(str(site), 1.0)
         assert only.text.startswith("not looked at: host host2")
+
+
+def test_what_is_looked_at_then_touches_no_storage(
+    hanging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a check that does not need it, nor one of the configuration, nor one of a network."""
+    secrets = hanging.parent / "secrets.toml"
+    secrets.write_text(f'cluster-key = "{"ab" * 32}"\n')
+    secrets.chmod(0o600)
+    definition = hanging.parent / "engine.xml"
+    leases = f"{hanging.parent}/leases"
+    moved = f"{hanging.parent}/mount/leases"
+    definition.write_text(definition.read_text().replace(leases, moved))
+    text = hanging.read_text()
+    text = text.replace("[libvirt]", '[libvirt]\nmigration-uri = "test:///default"', 1)
+    hanging.write_text(text.replace("[daemon]", f'[daemon]\nsecrets = "{secrets}"', 1))
+    fall_silent(monkeypatch, "silent", 12.0)
+    found = list(checks.check(str(hanging)))
+    assert [each for each in found if "has not answered" in each.text] == []
+    left_out = {each.name for each in found if each.text.startswith("not looked at: host host2")}
+    assert {"one-host", "storage", "heartbeat", "libvirt"} <= left_out
+    checked = {each.name: each for each in config_check.checks(str(hanging), not_now="too soon")}
+    assert checked["one-host"].text == "not looked at: too soon"
+
+
+def test_all_checks_together_have_an_end_and_each_says_what_it_waited_for(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is silent, the ones behind it, and one that asks others."""
+
+    def blocks(*_: object) -> Iterator[tuple[str, str, str]]:
+        yield "ok", "so far so good", ""
+        signal.pause()
+
+    monkeypatch.setattr(checks, "ALL_S", 4.0)
+    monkeypatch.setattr(checks, "LOCAL_S", 2.0)
+    monkeypatch.setattr(checks, "_of_file", lambda *_: iter(()))
+    monkeypatch.setattr(checks, "lock_driver", blocks)
+    monkeypatch.setattr(checks, "fence_devices_answer", blocks)
+    found: dict[str, list[checks.Finding]] = {}
+    for each in checks.check(str(site)):
+        found.setdefault(each.name, []).append(each)
+    for name in ("lock-driver", "fence-device"):
+        good, late = found[name]
+        assert (good.verdict, late.verdict) == ("ok", "fail")
+        assert late.text.startswith(f"{name} has not answered for ")
+    assert found["clock"][0].text.startswith("not looked at: what came before took")
 
 
 def test_the_storage_is_measured_in_a_scratch_file_that_is_removed(site: Path) -> None:
