@@ -15,6 +15,8 @@ Rules of this file:
    sanlock died: a QEMU may go on under the old lease. Then the id must have stood still for the
    host-dead time, as sanlock itself demands under a name that it made up. By then the watchdog has
    reset this host.
+   Where the same sanlock that had the id still runs, it gave the id up by itself, which it does
+   only once every process with a lease under it has ended (record 76): it is asked at once.
 3. So too where the lease carries a fixed name that is not this machine's: a copy of the disk of
    another host would take the id of the living original.
 4. A lease that is free, or carries a name that sanlock made up, is left to sanlock.
@@ -80,12 +82,13 @@ def is_made_up(name: str) -> bool:
 
 class Mark(Protocol):
     """Whether this boot was, or may have been, in the lockspace
-    (broker/lockspace/joined_mark.py)."""
+    (broker/lockspace/joined_mark.py). `process`: the sanlock that was asked for it, "": unknown."""
 
     is_set: bool
+    process: str
 
-    def set(self) -> None:
-        """Note that it is so from now on; called before sanlock is asked."""
+    def set(self, process: str) -> None:
+        """Note that it is so from now on, by that sanlock; called before it is asked."""
 
     def clear(self) -> None:
         """Note that it was not so after all, or that the id was given back."""
@@ -100,14 +103,16 @@ class Rejoin:
         self._io_timeout_s = io_timeout_s
         self._since: tuple[OwnLease, float] | None = None
 
-    def look(self, lease: OwnLease | None, now_s: float) -> str:
+    def look(self, lease: OwnLease | None, now_s: float, process: str) -> str:
         """Why sanlock is not asked now; "": it may be. `lease`: of this host's id, None: it could
-        not be read."""
+        not be read. `process`: the sanlock that has just said that the id is not in, "": unknown.
+        """
         if lease is None:
             return "the lease of this host's id cannot be read"
         if lease.timestamp == 0 or is_made_up(lease.name):
             return ""
-        if not self.mark.is_set and lease.name in self._names:
+        gave_it_up = process != "" and process == self.mark.process
+        if (not self.mark.is_set or gave_it_up) and lease.name in self._names:
             return ""
         if self._since is None or self._since[0] != lease:
             self._since = lease, now_s

@@ -32,6 +32,7 @@ from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RELEASED, RETRY_S, LockspaceError
 from broker.lockspace.rejoin import OwnLease, Rejoin
 from broker.lockspace.renewals import Renewals
+from broker.lockspace.sanlock_process import sanlock_process
 from broker.whiteboard.identity import Expected, VolumeKind, check, check_at
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 from scoring.lease_times import host_dead_s
@@ -130,11 +131,11 @@ class SanlockLockspace:
             if is_ours:
                 if not self.joined:
                     log.info("host id %d is joined in lockspace %s", self._host_id, self._name)
-                self._rejoin.mark.set()
+                    self._rejoin.mark.set(await self._process())
                 self.joined, self.problem = True, ""
                 return
             if is_ours is None:
-                self._rejoin.mark.set()
+                self._rejoin.mark.set(await self._process())
                 self.joined, self.problem = False, "joining"
                 return
             if self.hold or self.no_join:
@@ -144,12 +145,15 @@ class SanlockLockspace:
             await self._worker.call("get_lockspaces", 5.0, self._check_own_id)
             await self._worker.call("read_lockspace", 30.0, self._check_volume)
             lease = await self._worker.call("reading the own lease", 30.0, self._own_lease)
-            if why := self._rejoin.look(lease, asyncio.get_running_loop().time()):
+            # Asked for after it has said that the id is not in: who answers now did so then too, if
+            # it is the one that had the id.
+            process = await self._process()
+            if why := self._rejoin.look(lease, asyncio.get_running_loop().time(), process):
                 self.problem = why
                 return
             log.info("joining lockspace %s with host id %d", self._name, self._host_id)
             self._is_first = not self._rejoin.mark.is_set
-            self._rejoin.mark.set()
+            self._rejoin.mark.set(process)
             await self._worker.call("add_lockspace", deadline_s, self._add)
             self.joined, self.problem = True, ""
             log.info("joined lockspace %s with host id %d", self._name, self._host_id)
@@ -157,6 +161,9 @@ class SanlockLockspace:
             # Another program on this host was faster: the next look will show it.
             if error.errno not in (errno.EEXIST, errno.EINPROGRESS):
                 raise
+
+    async def _process(self) -> str:
+        return await self._worker.call("finding its process", 5.0, sanlock_process)
 
     async def _leave(self, is_ours: bool | None) -> None:
         """Give the id back; not while a lease depends on it."""

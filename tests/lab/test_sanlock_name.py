@@ -4,6 +4,8 @@ daemons of their own on a lockspace in a file, in the place of hosts."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -158,6 +160,55 @@ def test_the_broker_takes_the_id_back_after_a_boot_and_not_on_the_same_one(site:
     assert site.look(again, "boot-b") == "joined"
     assert site.lease().generation == 2
     assert "fast reacquire" in again.client("log_dump").stdout
+
+
+def test_the_broker_takes_the_id_back_from_the_sanlock_that_gave_it_up(site: Site) -> None:
+    """It cannot renew, ends the process with the lease, and only then the id: a process that does
+    not end keeps it."""
+    ours = site.daemon(NAME)
+    assert site.look(ours, "boot-a") == "joined"
+    holder = site.hold(ours, 1)
+    assert holder.poll() is None
+    was = site.leases.read_bytes()
+    with site.leases.open("r+b") as leases:
+        leases.write(bytes(512))
+    holder.wait(60)
+    for _ in range(300):
+        if SPACE not in ours.client("status").stdout:
+            break
+        time.sleep(0.1)
+    with site.leases.open("r+b") as leases:
+        leases.write(was[:512])
+    assert site.look(ours, "boot-a") == "joined"
+    assert site.lease().generation == 2
+    ours.kill()
+    assert "must stand still" in site.look(site.daemon(NAME), "boot-a")
+
+
+def test_a_sanlock_whose_process_does_not_end_keeps_the_id(site: Site) -> None:
+    """The connection is held open by a child of the one that holds the lease: as QEMU's is by one
+    of its threads that the kernel keeps, and a freeing's by its process (record 38)."""
+    ours = site.daemon(NAME)
+    assert site.look(ours, "boot-a") == "joined"
+    note = site.folder / "child"
+    keeps = "import os,sys,time\nif os.fork() == 0: open(sys.argv[1], 'w').write(str(os.getpid()))"
+    keeps += "\ntime.sleep(600)"
+    resource = f"{SPACE}:engine:{site.leases}:{OFFSET}"
+    argv = ["sanlock", "client", "command", "-r", resource, "-c", sys.executable, "-c", keeps]
+    argv.append(str(note))
+    holder = subprocess.Popen(argv, env=ours.environment)
+    site.holders.append(holder)
+    for _ in range(300):
+        if site.owner() == 1:
+            break
+        time.sleep(0.1)
+    with site.leases.open("r+b") as leases:
+        leases.write(bytes(512))
+    holder.wait(60)
+    time.sleep(3)
+    in_it = SPACE in ours.client("status").stdout
+    os.kill(int(note.read_text()), signal.SIGKILL)
+    assert in_it
 
 
 def test_a_copy_of_the_machine_does_not_take_the_id_of_the_living(site: Site) -> None:

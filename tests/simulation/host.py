@@ -237,7 +237,7 @@ class Host:
         self.sanlock_name = name_of(f"machine-id of {self.name}", system_uuid)
         self._sanlock_starts = 0
         #: The boot that was, or may have been, in the lockspace; on its own disk. 0: none.
-        self.joined_on_boot = 0
+        self.joined_on_boot, self.joined_by = 0, ""
         #: The cluster key that it has, by name, and whether it has the fence devices configured.
         self.key = "cluster"
         self.has_fence = True
@@ -828,6 +828,7 @@ class Host:
             self._kill_holders,
             doom,
         )
+        self.sanlock.process = f"sanlock {self._sanlock_starts}"
 
     def crash_sanlock(self) -> None:
         """The daemon dies. Who was in the lockspace is reset by the watchdog in the end."""

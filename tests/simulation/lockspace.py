@@ -162,7 +162,8 @@ class HostInfo:
 class Daemon:
     """sanlock on one host, from its start to its end.
 
-    `name`: its our_host_name; one that it made up is another at each start.
+    `name`: its our_host_name; one that it made up is another at each start. `process`: what no
+    other start of it has, on any boot.
     `reach`: "" when the lease volume can be reached, else how not ("hang", "error").
     `write(write, over)`: have a delta lease written; `over` is called when that has ended.
     `is_late`: whether a write that is begun now lands late; `is_read_only`: not at all.
@@ -189,6 +190,7 @@ class Daemon:
         doom: Callable[[str], None],
     ) -> None:
         self.name = name
+        self.process = ""
         self.host_id = host_id
         self.membership = Membership.OUT
         self.generation = 0

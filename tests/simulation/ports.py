@@ -245,14 +245,15 @@ class SimJoinedMark:
     def __init__(self, host: Host) -> None:
         self._host = host
         self.is_set = host.joined_on_boot == host.boots
+        self.process = host.joined_by if self.is_set else ""
 
-    def set(self) -> None:
-        self.is_set = True
-        self._host.joined_on_boot = self._host.boots
+    def set(self, process: str) -> None:
+        self.is_set, self.process = True, process
+        self._host.joined_on_boot, self._host.joined_by = self._host.boots, process
 
     def clear(self) -> None:
-        self.is_set = False
-        self._host.joined_on_boot = 0
+        self.is_set, self.process = False, ""
+        self._host.joined_on_boot, self._host.joined_by = 0, ""
 
 
 class SimLockspace:
@@ -304,7 +305,7 @@ class SimLockspace:
             self.joined = daemon.membership is Membership.IN
             self.problem = "" if self.joined else daemon.refused or "joining"
             if daemon.membership is not Membership.OUT:
-                self._rejoin.mark.set()
+                self._rejoin.mark.set(daemon.process)
             elif self.hold or self.no_join:
                 self.problem = self.hold or RELEASED
             else:
@@ -331,11 +332,12 @@ class SimLockspace:
         if not self._host.reach():
             found = self._leases.read().delta(self._host.host_id)
             lease = OwnLease(found.daemon, found.generation, found.timestamp)
-        if why := self._rejoin.look(lease, asyncio.get_running_loop().time()):
+        now_s = asyncio.get_running_loop().time()
+        if why := self._rejoin.look(lease, now_s, daemon.process):
             self.problem = why
             return
         was_set = self._rejoin.mark.is_set
-        self._rejoin.mark.set()
+        self._rejoin.mark.set(daemon.process)
         daemon.join()
         if daemon.membership is Membership.OUT and not was_set:
             self._rejoin.mark.clear()

@@ -529,7 +529,7 @@ def test_sanlock_that_is_asked_at_once_on_the_same_boot(
 ) -> None:
     """sanlock died and was started anew; with its fixed name it takes the id back, which frees the
     lease that the QEMU of before still uses. Then the daemons die."""
-    monkeypatch.setattr(Rejoin, "look", lambda rejoin, lease, now_s: "")
+    monkeypatch.setattr(Rejoin, "look", lambda rejoin, lease, now_s, process: "")
     target = owner(world)
     target.crash_sanlock()
     world.run(8.0)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import sanlock
 
 from broker.lockspace.delta_leases import Layout, read_named_leases
-from broker.lockspace.joined_mark import FILE, JoinedMark
+from broker.lockspace.joined_mark import FILE, PROCESS_FILE, JoinedMark
 from broker.lockspace.rejoin import (
     NAME_MAX,
     OwnLease,
@@ -24,30 +26,43 @@ from broker.lockspace.rejoin import (
     own_names,
 )
 from broker.lockspace.sanlock import SanlockLockspace
+from broker.lockspace.sanlock_process import sanlock_process
 from broker.whiteboard.lease_sectors import DELTA_MAGIC
 from broker.whiteboard.volume import Volume
 
 IO_S = 10.0
 DEAD_S = 8 * IO_S + 60.0
 OURS = name_of("0123456789abcdef0123456789abcdef", "36a5c4e0-0000-4000-8000-000000000001")
+#: Two starts of sanlock.
+FIRST, SECOND = "100:5000", "230:9000"
 MADE_UP = "6f1d0b1c-77f0-4f3a-9a43-2f0f6f6cbb1e.host1"
 
 
 class Marked:
     """A mark without a file."""
 
-    def __init__(self, is_set: bool) -> None:
-        self.is_set = is_set
+    def __init__(self, is_set: bool, process: str) -> None:
+        self.is_set, self.process = is_set, process
 
-    def set(self) -> None:
-        self.is_set = True
+    def set(self, process: str) -> None:
+        self.is_set, self.process = True, process
 
     def clear(self) -> None:
-        self.is_set = False
+        self.is_set, self.process = False, ""
 
 
-def rejoin(is_set: bool, names: frozenset[str] = frozenset({OURS})) -> Rejoin:
-    return Rejoin(names, IO_S, Marked(is_set))
+class Own:
+    """The rules, asked by a host of that sanlock."""
+
+    def __init__(self, marked: Marked, names: frozenset[str]) -> None:
+        self.rules = Rejoin(names, IO_S, marked)
+
+    def look(self, lease: OwnLease | None, now_s: float, process: str = "") -> str:
+        return self.rules.look(lease, now_s, process)
+
+
+def rejoin(is_set: bool, names: frozenset[str] = frozenset({OURS}), process: str = FIRST) -> Own:
+    return Own(Marked(is_set, process), names)
 
 
 def lease(name: str = OURS, timestamp: int = 900, generation: int = 4) -> OwnLease:
@@ -101,6 +116,23 @@ def test_on_the_same_boot_the_id_must_stand_still_for_the_host_dead_time() -> No
     assert own.look(lease(), DEAD_S) == ""
 
 
+def test_a_sanlock_that_gave_the_id_up_by_itself_is_asked_at_once() -> None:
+    """The storage was away: it ends an id only once every process with a lease under it has
+    ended."""
+    assert rejoin(is_set=True).look(lease(), 0.0, FIRST) == ""
+
+
+@pytest.mark.parametrize(("marked", "now"), [(FIRST, SECOND), (FIRST, ""), ("", FIRST), ("", "")])
+def test_only_one_that_is_known_to_be_the_same_is(marked: str, now: str) -> None:
+    assert "must stand still" in rejoin(is_set=True, process=marked).look(lease(), 0.0, now)
+
+
+def test_the_same_sanlock_is_no_leave_to_take_anothers_name() -> None:
+    found = lease("ha-of-another")
+    assert "not this machine's" in rejoin(is_set=True).look(found, 0.0, FIRST)
+    assert rejoin(is_set=True).look(None, 0.0, FIRST)
+
+
 def test_a_renewal_begins_the_wait_anew() -> None:
     own = rejoin(is_set=True)
     own.look(lease(timestamp=900), 0.0)
@@ -133,17 +165,35 @@ def test_what_cannot_be_read_is_not_known() -> None:
 
 def test_the_mark_outlives_the_broker_and_not_the_boot(tmp_path: Path) -> None:
     first = JoinedMark(tmp_path, "boot-a")
-    assert not first.is_set
-    first.set()
-    assert first.is_set and JoinedMark(tmp_path, "boot-a").is_set
-    assert not JoinedMark(tmp_path, "boot-b").is_set
+    assert (first.is_set, first.process) == (False, "")
+    first.set(FIRST)
+    for found in (first, JoinedMark(tmp_path, "boot-a")):
+        assert (found.is_set, found.process) == (True, FIRST)
+    later = JoinedMark(tmp_path, "boot-b")
+    assert (later.is_set, later.process) == (False, "")
+    first.set(SECOND)
+    assert JoinedMark(tmp_path, "boot-a").process == SECOND
+    first.set("")
+    assert JoinedMark(tmp_path, "boot-a").process == "", "it is not known which one it is"
     first.clear()
-    assert not first.is_set and not JoinedMark(tmp_path, "boot-a").is_set
+    for found in (first, JoinedMark(tmp_path, "boot-a")):
+        assert (found.is_set, found.process) == (False, "")
+
+
+def test_a_broker_of_an_earlier_version_reads_the_mark_and_this_one_its(tmp_path: Path) -> None:
+    JoinedMark(tmp_path, "boot-a").set(FIRST)
+    assert (tmp_path / FILE).read_text().strip() == "boot-a"
+    (tmp_path / PROCESS_FILE).unlink()
+    found = JoinedMark(tmp_path, "boot-a")
+    assert (found.is_set, found.process) == (True, "")
 
 
 def test_a_boot_that_is_not_known_may_have_been_in(tmp_path: Path) -> None:
     mark = JoinedMark(tmp_path, "")
     assert mark.is_set
+    mark.set(FIRST)
+    mark = JoinedMark(tmp_path, "")
+    assert (mark.is_set, mark.process) == (True, "")
     mark.clear()
     assert mark.is_set
 
@@ -154,12 +204,39 @@ def test_where_the_mark_cannot_be_written_this_broker_knows_it_and_tries_again(
     folder = tmp_path / "state"
     folder.write_text("no folder")
     mark = JoinedMark(folder, "boot-a")
-    mark.set()
-    assert mark.is_set and not JoinedMark(folder, "boot-a").is_set
+    mark.set(FIRST)
+    assert (mark.is_set, mark.process) == (True, FIRST)
+    assert not JoinedMark(folder, "boot-a").is_set
     folder.unlink()
     folder.mkdir()
-    mark.set()
+    mark.set(FIRST)
     assert (folder / FILE).read_text() == "boot-a\n"
+    assert JoinedMark(folder, "boot-a").process == FIRST
+
+
+# --- which process it is --------------------------------------------------------------------------
+
+
+def test_sanlocks_process_is_the_one_that_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANLOCK_RUN_DIR", str(tmp_path))
+    assert sanlock_process() == "", "nobody listens"
+    program = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); "
+    program += "s.listen(); print(flush=True); time.sleep(60)"
+    seen = set()
+    for _ in range(2):
+        path = tmp_path / "sanlock.sock"
+        path.unlink(missing_ok=True)
+        argv = [sys.executable, "-c", program, str(path)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as daemon:
+            assert daemon.stdout is not None
+            daemon.stdout.readline()
+            first = sanlock_process()
+            assert first.startswith(f"{daemon.pid}:") and sanlock_process() == first
+            seen.add(first)
+            daemon.kill()
+    assert len(seen) == 2 and sanlock_process() == ""
 
 
 # --- the adapter --------------------------------------------------------------------------------
@@ -226,10 +303,25 @@ def test_a_sanlock_that_was_started_anew_is_not_asked_on_the_same_boot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leases, fake = volume(tmp_path / "leases", OURS, 900), Joins(monkeypatch)
-    JoinedMark(tmp_path, "boot").set()
+    JoinedMark(tmp_path, "boot").set(FIRST)
     found = look(leases, JoinedMark(tmp_path, "boot"))
     assert (found.joined, fake.asked) == (False, 0)
     assert "must stand still" in found.problem
+
+
+@pytest.mark.parametrize(("process", "asked"), [(FIRST, 1), (SECOND, 0), ("", 0)])
+def test_the_sanlock_that_had_the_id_is_asked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: str, asked: int
+) -> None:
+    """It joins, loses the storage, gives the id up; the broker was started anew meanwhile."""
+    leases, fake = volume(tmp_path / "leases", OURS, 900), Joins(monkeypatch)
+    monkeypatch.setattr("broker.lockspace.sanlock.sanlock_process", lambda: FIRST)
+    assert look(leases, JoinedMark(tmp_path, "boot")).joined
+    fake.is_in, fake.asked = False, 0
+    monkeypatch.setattr("broker.lockspace.sanlock.sanlock_process", lambda: process)
+    assert look(leases, JoinedMark(tmp_path, "boot")).joined is bool(asked)
+    assert fake.asked == asked
+    assert JoinedMark(tmp_path, "boot").process == FIRST
 
 
 def test_who_is_found_in_the_lockspace_is_marked(
@@ -258,7 +350,7 @@ def test_a_failed_try_later_in_the_boot_takes_no_mark_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Joins(monkeypatch, -5)
-    JoinedMark(tmp_path, "boot").set()
+    JoinedMark(tmp_path, "boot").set(FIRST)
     look(volume(tmp_path / "leases", OURS, 0), JoinedMark(tmp_path, "boot"))
     assert JoinedMark(tmp_path, "boot").is_set
 

@@ -179,9 +179,9 @@ class Sanlock:
 class Unmarked:
     """The mark of a host that was never in the lockspace."""
 
-    is_set = False
+    is_set, process = False, ""
 
-    def set(self) -> None:
+    def set(self, process: str) -> None:
         """Nothing is kept."""
 
     def clear(self) -> None:
