@@ -95,6 +95,11 @@ class ActionRunner:
         self._storage_fence = storage_fence or NO_STORAGE_FENCE
         #: The host whose storage was cut already while the fence lease was being taken for it.
         self._cut_before: int | None = None
+        #: Cleared from the freeing of a host's id to the end of what is cut for it, and how many
+        #: starts wait for that.
+        self._no_cut = asyncio.Event()
+        self._no_cut.set()
+        self._starts_waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._outcomes: list[Outcome] = []
         self.news = asyncio.Event()
@@ -200,6 +205,7 @@ class ActionRunner:
         hypervisor = self._hypervisors(action.vm)
         match action:
             case StartVm(vm=vm):
+                await self._after_the_cut()
                 what_ran = self.what_ran if vm == ENGINE else None
                 return await hypervisor.start(what_ran, self.registry)
             case ShutDownVm():
@@ -301,6 +307,8 @@ class ActionRunner:
                 self._recorder = self._begin(act, self._keep_recording_end(act, freed))
                 return freed
             freed = await self._leases.free_host_id(act, lambda: self.last_look.free(act))
+            if freed.ok and self._storage_fence.is_configured:
+                self._no_cut.clear()
             if not await self._record_end(act, freed):
                 self._recorder = self._begin(act, self._keep_recording_end(act, freed))
             if freed.ok:
@@ -308,6 +316,7 @@ class ActionRunner:
             return freed
         finally:
             self.freeing = None
+            self._no_cut.set()
 
     async def _free_fencer(self, act: FreeHostId) -> HostIdFreed:
         """Free the id of the host that owns the fence lease. This host may not write the fence log:
@@ -330,7 +339,7 @@ class ActionRunner:
         try:
             done, _ = await asyncio.wait([taking], timeout=FENCE_LEASE_SLOW_S)
             host = self.last_look.taking_fence_for
-            if not done and host is not None:
+            if not done and host is not None and self._storage_fence.keeps_leases:
                 # The dead host's client may be what keeps the lease volume from being opened.
                 cutting = asyncio.ensure_future(self._cut_before_the_lease(host))
             answer = await taking
@@ -354,10 +363,24 @@ class ActionRunner:
             return
 
         async def prove() -> str:
-            return await self._reads_off(act.host_id) or self.last_look.free(act)
+            why_not = await self._reads_off(act.host_id)
+            if self._starts_waiting:
+                # The VM is being started here: for that the takeover is not pursued any more.
+                return why_not or self.last_look.cut()
+            return why_not or self.last_look.free(act)
 
         name = self.hostnames.get(act.host_id, "")
         await self._storage_fence.cut(act.host_id, name, prove)
+
+    async def _after_the_cut(self) -> None:
+        """Return once nothing is being cut any more. A lease is known to be free as soon as its
+        owner's id is, and a QEMU that is started then finds the image locked: it is tried again
+        seconds later. Takes as long as the storage fence may take."""
+        self._starts_waiting += 1
+        try:
+            await self._no_cut.wait()
+        finally:
+            self._starts_waiting -= 1
 
     async def _cut_before_the_lease(self, host: int) -> None:
         """Do so while the fence lease cannot be had: two readings prove that the host is off."""

@@ -88,6 +88,12 @@ class LastLook:
         assert step is not None
         return step.withdrawn or self._of_this_host(known, under_lease=False)
 
+    def cut(self) -> str:
+        """Why nothing must be cut for a host whose id was freed, and whose power reads off since
+        then; "": it may. Its takeover need not be pursued any more."""
+        known = self._known
+        return "nothing was decided yet" if known is None else self._of_this_host(known)
+
     def free(self, act: FreeHostId) -> str:
         """Why a host id must not be freed; "": it may."""
         known = self._known

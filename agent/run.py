@@ -26,6 +26,7 @@ from agent.vm.definition_check import DefinitionCheck
 from agent.vm.errors import DefinitionError
 from agent.vm.hypervisor import LibvirtHypervisor
 from agent.vm.hypervisors import LibvirtHypervisors
+from agent.vm.image_leases import LeasesOfImages
 from agent.vm.measured import Measured
 from agent.vm.protected import Engine
 from broker.client.link import Link
@@ -98,7 +99,7 @@ class Reload:
             fence,
             config.fence.rehearse_every,
             bool(config.libvirt.migration_uri),
-            storage_fence(config),
+            storage_fence(config, LeasesOfImages(config, VmRecords(config))),
         )
         logging.getLogger().setLevel(config.daemon.log_level.upper())
         log.info("%s is read anew", self._path)
@@ -126,7 +127,13 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
     agent = Agent(
         config.rules(definition.memory_mb),
         link,
-        ActionRunner(hypervisors, leases, fence, BrokerFenceLog(link), storage_fence(config)),
+        ActionRunner(
+            hypervisors,
+            leases,
+            fence,
+            BrokerFenceLog(link),
+            storage_fence(config, LeasesOfImages(config, records)),
+        ),
         definition.domain_type,
         migration_possible=bool(config.libvirt.migration_uri),
         journal=journal,

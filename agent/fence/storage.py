@@ -11,6 +11,8 @@ therefore:
 2. It makes a takeover quicker, and is never a condition of one: what fails is logged, and the
    storage's own time is waited for.
 3. A check finds, and cuts nothing.
+4. A lock that carries no host's name is cleared under the lease of the VM whose image it is: who
+   has that knows that no QEMU lives which could hold the lock.
 
 Drivers are blocking; they get a thread and a deadline.
 """
@@ -20,10 +22,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -56,6 +60,14 @@ class StorageDriver(Protocol):
         """Take away what `find` has found. StorageFenceError."""
 
 
+class ImageLeases(Protocol):
+    """Which leases the VMs have that write to an image of a volume of Gluster."""
+
+    def of(self, host: int, image: str) -> tuple[str, ...]:
+        """The leases, as sanlock's command takes them, of the VMs with that image: that host had
+        each of them last, and never gave it back. StorageFenceError where it is not so."""
+
+
 class StorageFence:
     """The configured driver, or none."""
 
@@ -70,12 +82,18 @@ class StorageFence:
         """Whether there is anything to do at all."""
         return self._driver is not None
 
-    async def check(self, host: int, name: str) -> str:
-        """Why what the storage holds for that host could not be cut now; "": it could."""
+    @property
+    def keeps_leases(self) -> bool:
+        """Whether what a dead host left there may keep others from the lease volume."""
+        return self.is_configured and not isinstance(self._driver, GlusterLocks)
+
+    async def check(self, host: int, name: str, within_s: float = math.inf) -> str:
+        """Why what the storage holds for that host could not be cut now; "": it could. It is asked
+        for `within_s` at most."""
         if self._driver is None:
             return ""
         try:
-            await self._find(self._driver, host, name)
+            await self._find(self._driver, host, name, min(within_s, self._timeout_s))
         except (StorageFenceError, Hung) as error:
             return f"{self._kind}: {sentence(error)}"
         return ""
@@ -86,7 +104,7 @@ class StorageFence:
         if self._driver is None:
             return False
         try:
-            found = await self._find(self._driver, host, name)
+            found = await self._find(self._driver, host, name, self._timeout_s)
             if not found:
                 log.info("%s holds nothing for host %d (%s)", self._kind, host, name)
                 return False
@@ -113,10 +131,12 @@ class StorageFence:
         log.warning("%s: cut for host %d, proven off: %s", self._kind, host, ", ".join(found))
         return True
 
-    async def _find(self, driver: StorageDriver, host: int, name: str) -> tuple[str, ...]:
-        deadline_s = time.monotonic() + self._timeout_s
+    async def _find(
+        self, driver: StorageDriver, host: int, name: str, within_s: float
+    ) -> tuple[str, ...]:
+        deadline_s = time.monotonic() + within_s
         return await self._worker.call(
-            f"asking about host {host}", self._timeout_s, driver.find, host, name, deadline_s
+            f"asking about host {host}", within_s, driver.find, host, name, deadline_s
         )
 
 
@@ -124,18 +144,19 @@ class StorageFence:
 NO_STORAGE_FENCE = StorageFence("", None, 0.0)
 
 
-def storage_fence(config: Config) -> StorageFence:
-    """The storage fence of a configuration."""
+def storage_fence(config: Config, leases: ImageLeases | None = None) -> StorageFence:
+    """The storage fence of a configuration. `leases`: None where it is only asked, and cuts
+    nothing."""
     given = config.storage_fence
-    return StorageFence(given.type, _driver(given), given.timeout)
+    return StorageFence(given.type, _driver(given, leases), given.timeout)
 
 
-def _driver(given: StorageFenceSection) -> StorageDriver | None:
+def _driver(given: StorageFenceSection, leases: ImageLeases | None) -> StorageDriver | None:
     match given.type:
         case "ceph":
             return CephClients(given.file_system, given.options)
         case "gluster":
-            return GlusterLocks(given.volume, given.images, given.options)
+            return GlusterLocks(given.volume, given.images, given.options, leases)
         case "command":
             return StorageCommand(given.argv)
         case _:
@@ -169,22 +190,43 @@ class CephClients:
 
 
 class GlusterLocks:
-    """Gluster: clears the locks on the VMs' images, which nobody but QEMU takes. They carry no
-    host, so this is for images of VMs whose host is dead."""
+    """Gluster: clears the locks on the VMs' images, which nobody but QEMU takes. A lock carries no
+    host's name. So each image is cleared by a command that sanlock runs under the lease of its VM:
+    it is not run where any host has that lease, and no QEMU is started while it runs."""
 
-    def __init__(self, volume: str, images: Sequence[str], options: Sequence[str]) -> None:
+    def __init__(
+        self,
+        volume: str,
+        images: Sequence[str],
+        options: Sequence[str],
+        leases: ImageLeases | None,
+    ) -> None:
         self._argv = ["gluster", "--mode=script", *options, "volume"]
         self._volume = volume
         self._images = tuple(images)
+        self._leases = leases
 
     def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
         run([*self._argv, "status", self._volume], deadline_s)
-        return self._images
+        found = []
+        for image in self._images:
+            try:
+                self._of(host, image)
+            except StorageFenceError as error:
+                log.info("%s is left alone for host %d: %s", image, host, error)
+            else:
+                found.append(image)
+        return tuple(found)
 
     def cut(self, host: int, name: str, found: Sequence[str], deadline_s: float) -> None:
         for image in found:
-            words = ["clear-locks", self._volume, image, "kind", "granted", "posix"]
-            run([*self._argv, *words], deadline_s)
+            under = [word for lease in self._of(host, image) for word in ("-r", lease)]
+            clear = ["clear-locks", self._volume, image, "kind", "granted", "posix"]
+            words = [installed(self._argv[0]), *self._argv[1:], *clear]
+            run(["sanlock", "client", "command", *under, "-c", *words], deadline_s, leave=True)
+
+    def _of(self, host: int, image: str) -> tuple[str, ...]:
+        return () if self._leases is None else self._leases.of(host, image)
 
 
 class StorageCommand:
@@ -219,31 +261,43 @@ def same_host(client: str, name: str) -> bool:
     return "." not in short and short not in _NOBODY and full.partition(".")[0] == short
 
 
-def run(argv: Sequence[str], deadline_s: float) -> str:
+def installed(program: str) -> str:
+    """The program's path; StorageFenceError where it is not installed."""
+    path = shutil.which(program, path=_search())
+    if path is None:
+        raise StorageFenceError(f"{program} is not installed")
+    return path
+
+
+def _search() -> str:
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *_FOLDERS])
+
+
+def run(argv: Sequence[str], deadline_s: float, leave: bool = False) -> str:
     """What a command printed; StorageFenceError where it failed or did not end by `deadline_s`. It
-    is a process group of its own, killed as a whole."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_FOLDERS])
-    program = shutil.which(argv[0], path=path)
-    if program is None:
-        raise StorageFenceError(f"{argv[0]} is not installed")
-    with (
-        subprocess.Popen(  # noqa: S603  (a program named by root's own configuration)
-            [program, *argv[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PATH": path, "LC_ALL": "C"},
-            start_new_session=True,
-        ) as process
-    ):
-        try:
-            out, err = process.communicate(timeout=max(0.0, deadline_s - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            raise StorageFenceError(f"{argv[0]} did not end in time") from None
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+    is a process group of its own, killed as a whole then; `leave`: it goes on, for its end would
+    not be the end of what it has begun."""
+    program = installed(argv[0])
+    process = subprocess.Popen(  # noqa: S603  (a program named by root's own configuration)
+        [program, *argv[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PATH": _search(), "LC_ALL": "C"},
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=max(0.0, deadline_s - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        if leave:
+            threading.Thread(target=process.communicate, daemon=True).start()
+            raise StorageFenceError(f"{argv[0]} did not end in time, and goes on") from None
+        raise StorageFenceError(f"{argv[0]} did not end in time") from None
+    finally:
+        if process.returncode is None and not leave:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     if process.returncode != 0:
         said = sentence((err or out).decode(errors="replace"))
         raise StorageFenceError(f"{argv[0]} ended with {process.returncode}: {said}")

@@ -112,6 +112,11 @@ def same_engine(lab: Cluster, host: str, before: dict[str, object]) -> bool:
     return bool(lab.status()["hosts"][host]["engine_pids"] == before["engine_pids"])
 
 
+def says_unreadable(lab: Cluster, host: str) -> bool:
+    """Whether that host's status says that it cannot read its storage."""
+    return any(each["code"] == "storage-unreadable" for each in ask.status(lab, host)["reasons"])
+
+
 def others(lab: Cluster, host: str) -> list[str]:
     return [name for name in lab.hosts if name != host]
 
@@ -282,6 +287,29 @@ def test_the_client_of_the_vm_s_host_fails(place: Cluster, fault: signal.Signals
 
 
 @pytest.mark.storage
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+def test_the_server_of_nfs_is_away_for_a_while(place: Cluster, fault: str) -> None:
+    """All hosts lose the storage: nobody is switched off, each says so, and the VM is back with the
+    server."""
+    if place.settings.storage != kinds.NFS:
+        pytest.skip(f"storage {place.settings.storage}: no server that is alone")
+    place.wait_healthy(BACK_S)
+    place.server("ganesha", fault)
+    for host in place.hosts:
+        ask.until(f"{host} says it", IN_PLACE_S, partial(says_unreadable, place, host))
+    ask.until("sanlock has ended the VM", IN_PLACE_S, lambda: place.engine_host() is None)
+    time.sleep(AWAY_S)
+    for host in place.hosts:
+        assert place.is_on(host), "all lost it at once: nobody is to blame"
+        for each in ask.status(place, host)["reasons"]:
+            print(f"nfs {fault}: {host}: {each['code']}: {each['text']}")
+    revive(place, "ganesha")
+    began_s = time.monotonic()
+    place.wait_healthy(BACK_S)
+    print(f"nfs {fault}: running again {time.monotonic() - began_s:.1f} s after it")
+
+
+@pytest.mark.storage
 def test_the_active_mds_dies(place: Cluster) -> None:
     if place.settings.storage != kinds.CEPH:
         pytest.skip(f"storage {place.settings.storage}: no MDS")
@@ -299,5 +327,11 @@ def test_a_host_without_the_vm_dies(place: Cluster) -> None:
         place.cut(others(place, host)[1])
         time.sleep(1.0)
         began_s = time.monotonic()
-        place.sh(host, ["ha-agent", "doctor"])
+        done = place.sh(host, ["ha-agent", "doctor"])
         print(f"{place.settings.storage}: doctor took {time.monotonic() - began_s:.1f} s")
+        print(done.stdout)
+    if place.settings.storage == kinds.GLUSTER:
+        # The dead host's id is free by now, and its locks are cleared. The VM's is not.
+        words = ["qemu-img", "info", str(place.layout.shared_disk)]
+        asked = place.sh(others(place, host)[0], words)
+        assert 'Failed to get shared "write" lock' in asked.stderr, asked

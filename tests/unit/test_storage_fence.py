@@ -159,7 +159,7 @@ def test_a_client_is_a_host_s_by_its_whole_name(client: str, name: str, same: bo
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A `ceph` and a `gluster` that print the file `says` and end with the code in `code`."""
-    for name in ("ceph", "gluster", "own"):
+    for name in ("ceph", "gluster", "own", "sanlock"):
         program = tmp_path / name
         program.write_text(
             f'#!/bin/sh\necho "$0 $*" >> {tmp_path}/calls\ncat {tmp_path}/says\n'
@@ -209,14 +209,60 @@ def test_a_name_that_many_have_is_nobody_s(programs: Path, name: str) -> None:
         CephClients("cephfs", ()).find(1, name, soon())
 
 
-def test_gluster_clears_the_locks_of_the_named_images(programs: Path) -> None:
-    driver = GlusterLocks("gv0", ["/a", "/b"], ["--remote-host=s1"])
-    driver.cut(1, "host1", driver.find(1, "host1", soon()), soon())
-    assert calls(programs) == [
-        "gluster --mode=script --remote-host=s1 volume status gv0",
-        "gluster --mode=script --remote-host=s1 volume clear-locks gv0 /a kind granted posix",
-        "gluster --mode=script --remote-host=s1 volume clear-locks gv0 /b kind granted posix",
+class Owners:
+    """Who has the lease of an image's VM: host ids by image."""
+
+    def __init__(self, owners: dict[str, int]) -> None:
+        self.owners = owners
+
+    def of(self, host: int, image: str) -> tuple[str, ...]:
+        if self.owners[image] != host:
+            raise StorageFenceError(f"host {self.owners[image]} has the lease")
+        return (f"ls:vm-of{image}:/leases:1048576",)
+
+
+def test_gluster_clears_locks_under_the_leases_of_the_dead_host_s_vms_alone(programs: Path) -> None:
+    """A lock carries no host: a VM that runs elsewhere keeps the one on its image."""
+    owners = Owners({"/a": 1, "/b": 2, "/c": 1})
+    driver = GlusterLocks("gv0", ["/a", "/b", "/c"], ["--remote-host=s1"], owners)
+    found = driver.find(1, "host1", soon())
+    assert found == ("/a", "/c")
+    owners.owners["/c"] = 3
+    with pytest.raises(StorageFenceError, match="host 3 has the lease"):
+        driver.cut(1, "host1", found, soon())
+    gluster = f"{programs}/gluster --mode=script --remote-host=s1 volume clear-locks gv0"
+    assert (programs / "calls").read_text().splitlines() == [
+        f"{programs}/gluster --mode=script --remote-host=s1 volume status gv0",
+        f"{programs}/sanlock client command -r ls:vm-of/a:/leases:1048576 -c {gluster}"
+        " /a kind granted posix",
     ]
+    assert driver.find(4, "host4", soon()) == ()
+
+
+def test_a_lease_that_somebody_has_meanwhile_is_no_leave_to_clear(programs: Path) -> None:
+    """sanlock refuses the command then."""
+    (programs / "says").write_text("acquire error -243\n")
+    (programs / "code").write_text("1")
+    driver = GlusterLocks("gv0", ["/a"], [], Owners({"/a": 1}))
+    with pytest.raises(StorageFenceError, match="sanlock ended with 1: acquire error -243"):
+        driver.cut(1, "host1", ["/a"], soon())
+
+
+def test_gluster_s_locks_are_not_cut_for_the_fence_lease() -> None:
+    """They keep nobody from the lease volume, and the dead host's id is not free yet."""
+    gluster = StorageFence("gluster", GlusterLocks("gv0", ["/a"], [], None), 1.0)
+    assert gluster.is_configured and not gluster.keeps_leases
+    assert StorageFence("ceph", CephClients("cephfs", ()), 1.0).keeps_leases
+    assert not StorageFence("", None, 1.0).keeps_leases
+
+
+def test_a_command_that_is_left_goes_on(tmp_path: Path) -> None:
+    """Its end would not be the end of what it has begun."""
+    done = tmp_path / "done"
+    with pytest.raises(StorageFenceError, match="did not end in time, and goes on"):
+        run(["sh", "-c", f"sleep 0.3; touch {done}"], time.monotonic(), leave=True)
+    while not done.exists():
+        time.sleep(0.05)
 
 
 def test_a_command_of_the_site_is_asked_first(programs: Path) -> None:
@@ -290,10 +336,10 @@ def test_the_doctor_asks_the_storage_fence_and_cuts_nothing(
     program.write_text(f'#!/bin/sh\necho "$*" >> {calls}\nexit {code}\n')
     program.chmod(0o755)
     monkeypatch.setattr("agent.commands.fence_test.published", lambda config: (names, {}, ""))
-    assert list(checks.storage_fence_answers(load(str(site)))) == [], "none is configured"
+    assert list(checks.storage_fence_answers(load(str(site)), 5.0)) == [], "none is configured"
     argv = f'["{program}", "{{action}}", "{{name}}"]'
     site.write_text(f'{site.read_text()}[storage-fence]\ntype = "command"\nargv = {argv}\n')
-    told = list(checks.storage_fence_answers(load(str(site))))
+    told = list(checks.storage_fence_answers(load(str(site)), 5.0))
     assert [verdict for verdict, _, _ in told] == [verdict for verdict, _ in found]
     for (_, text, fix), (verdict, words) in zip(told, found, strict=True):
         assert words.replace("fence ended", f"{program} ended") in text

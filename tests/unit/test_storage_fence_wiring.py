@@ -5,6 +5,7 @@ from it; each time only what is proven off at that moment, and is still to be ta
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +26,16 @@ from broker.client.link import Link
 from broker.config.load import load
 from broker.config.reload import needs_restart
 from broker.config.sections import Config
-from scoring.decision import Action, FreeHostId, TakeFenceLease
+from scoring.decision import Action, FreeHostId, StartVm, TakeFenceLease
 from scoring.hosts.state import Takeover
-from scoring.observation import FenceLeaseAnswer, HostIdFreed, Power, PowerAnswer
+from scoring.observation import (
+    FenceLeaseAnswer,
+    HostIdFreed,
+    Power,
+    PowerAnswer,
+    StartResult,
+    VmStartEnded,
+)
 from scoring.state import AgentState
 from tests.unit.builders import NOW_S, RULES, state_of
 
@@ -175,6 +183,66 @@ class Blocked(World):
 
 
 CUT = ["find host2", "power", "power", "cut its client"]
+
+
+class Starts:
+    """The hypervisor of VM 1; it starts at once, and writes that down."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __call__(self, vm: int) -> Starts:
+        return self
+
+    async def start(self, what_ran: object, registry: int) -> VmStartEnded:
+        self.world.told.append("start")
+        return VmStartEnded(StartResult.STARTED)
+
+
+@pytest.mark.parametrize(
+    ("powers", "held", "told"),
+    [
+        ([OFF], True, ["free", "find host2", "power", "cut its client", "start"]),
+        ([replace(OFF, power=Power.ON)], True, ["free", "find host2", "power", "start"]),
+        ([OFF], False, ["free", "find host2", "power", "start"]),
+    ],
+)
+def test_a_start_waits_for_what_is_cut_for_the_id_that_was_freed(
+    powers: list[PowerAnswer], held: bool, told: list[str]
+) -> None:
+    """The lease is known to be free as soon as the id is, and the start withdraws the takeover: a
+    QEMU that is started then would find the image locked."""
+
+    class Slow(World):
+        def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+            time.sleep(0.1)
+            return super().find(host, name, deadline_s)
+
+    world = Slow(powers)
+
+    async def run() -> None:
+        runner = ActionRunner(
+            cast(Hypervisors, Starts(world)),
+            cast(Leases, world),
+            cast(FenceDevices, world),
+            cast(FenceLog, world),
+            StorageFence("ceph", world, 5.0),
+        )
+        runner.hostnames = {TARGET: "host2"}
+        clock = asyncio.get_running_loop().time
+        runner.last_look.take(state_of(takeover=FREES), clock())
+        runner.begin(FREE)
+        while "free" not in world.told:
+            await asyncio.sleep(0.001)
+        world.fence_held = held
+        withdrawn = replace(FREES, withdrawn="starting the VM here")
+        runner.last_look.take(state_of(takeover=withdrawn), clock())
+        runner.begin(StartVm())
+        while runner.busy:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(run())
+    assert world.told == told
 
 
 @pytest.mark.usefixtures("at_once")
