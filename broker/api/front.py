@@ -167,13 +167,13 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
         return
     if process.stdin is not None:
         process.stdin.close()
-    try:
-        async with asyncio.timeout(END_S):
-            await process.wait()
-    except TimeoutError:
+    ending = asyncio.ensure_future(process.wait())
+    # Not asyncio.timeout: up to Python 3.11.3 it raises no TimeoutError in a cancelled task.
+    await asyncio.wait((ending,), timeout=END_S)
+    if not ending.done():
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+    await ending
 
 
 def _listening(family: int, address: tuple[object, ...]) -> socket.socket:

@@ -51,17 +51,25 @@ class CommandSender:
         given = self._given
         if self._left is not None and self._left.returncode is None:
             raise SendFailed(f"an earlier {given.argv[0]} was killed and has not ended")
-        process = await asyncio.create_subprocess_exec(
-            _ENV,
-            "--",
-            *given.argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(message),
-            cwd="/",
-            start_new_session=True,
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                _ENV,
+                "--",
+                *given.argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment(message),
+                cwd="/",
+                start_new_session=True,
+            )
         )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # By then it may have children, which asyncio would neither kill nor stop waiting for.
+            await _killed(await starting)
+            raise
         self._left = process
         said = _Tail()
         talking = [
@@ -82,14 +90,20 @@ class CommandSender:
                 task.cancel()
             # Processes that an ended command leaves running on purpose are left alone.
             if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(GONE_S):
-                        await process.wait()
+                await _killed(process)
         if code != 0:
             name = Path(given.argv[0]).name
             raise SendFailed(f"{name}: exit code {code} {said.text}".rstrip())
+
+
+async def _killed(process: asyncio.subprocess.Process) -> None:
+    """Kill the command and its children; return when it has ended, or after GONE_S."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    ending = asyncio.ensure_future(process.wait())
+    # Not asyncio.timeout: up to Python 3.11.3 it raises no TimeoutError in a cancelled task.
+    await asyncio.wait((ending,), timeout=GONE_S)
+    ending.cancel()
 
 
 async def _feed(stdin: asyncio.StreamWriter | None, data: bytes) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.api import front_process
+from broker.api import front, front_process
 from broker.api.dashboard import FILES
 from broker.api.errors import Busy
 from broker.api.front import FrontProcess, own_names
@@ -134,6 +134,36 @@ async def another_life(front: FrontProcess, port: int) -> None:
         while not front.ready.is_set() or front._process is process:
             await asyncio.sleep(0.05)
     assert (await ask(port, "/api/v1/status"))[9:12] == "200"
+
+
+def test_a_process_that_does_not_end_is_killed_though_its_owner_was_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the broker ends: it went on, and held the sockets."""
+    monkeypatch.setattr(front, "END_S", 0.05)
+
+    async def run() -> int | None:
+        process = await asyncio.create_subprocess_exec(
+            "sleep", "600", stdin=asyncio.subprocess.PIPE
+        )
+
+        async def live() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await front._ended(process)
+
+        life = asyncio.create_task(live())
+        await asyncio.sleep(0)
+        life.cancel()
+        await asyncio.wait([life])
+        code = process.returncode
+        if code is None:
+            process.kill()
+            await process.wait()
+        return code
+
+    assert asyncio.run(run()) == -signal.SIGKILL
 
 
 def test_the_process_is_bounded_and_goes_first(tmp_path: Path) -> None:

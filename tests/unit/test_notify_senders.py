@@ -7,6 +7,9 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable
@@ -33,6 +36,7 @@ from tests.fakes.notify_servers import (
     silent_server,
     web_server,
 )
+from tests.fakes.waiting import PATIENCE_S, until
 
 NOON = 1_800_000_000.0
 NOTICE = Notice(
@@ -423,8 +427,12 @@ def test_a_command_that_takes_too_long_is_killed() -> None:
     assert error == "/bin/sleep: not done within 0.1 s, killed"
 
 
-def test_what_is_killed_is_killed_with_its_children(tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
+@pytest.mark.parametrize("is_cancelled_while_it_starts", [False, True])
+def test_what_is_killed_is_killed_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cancelled_while_it_starts: bool
+) -> None:
+    """Also before the loop has had a turn since the start: it hung until the child ended."""
+    pid, start = tmp_path / "pid", subprocess.Popen
     path = script(
         tmp_path,
         f"if not os.fork():\n    open('{pid}.new', 'w').write(str(os.getpid()))\n"
@@ -432,15 +440,27 @@ def test_what_is_killed_is_killed_with_its_children(tmp_path: Path) -> None:
     )
 
     async def run() -> None:
+        def started(*given: Any, **more: Any) -> subprocess.Popen[bytes]:
+            process = start(*given, **more)
+            while not pid.exists():
+                time.sleep(0.01)
+            asyncio.get_running_loop().call_soon(task.cancel)
+            return process
+
+        if is_cancelled_while_it_starts:
+            monkeypatch.setattr(subprocess, "Popen", started)
         task = asyncio.create_task(command(path, timeout=60.0).send(MESSAGE))
-        while not pid.exists():
-            await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await until(pid.exists)
+        if not is_cancelled_while_it_starts:
+            task.cancel()
+        done, _ = await asyncio.wait([task], timeout=PATIENCE_S)
+        if not done:
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+        assert done, "it waits for the child"
 
     asyncio.run(run())
     # It is gone as soon as the kernel gets round to it; a zombie is dead all the same.
-    end_s = time.monotonic() + 30.0
+    end_s = time.monotonic() + PATIENCE_S
     while is_alive(int(pid.read_text())):
         assert time.monotonic() < end_s
         time.sleep(0.01)
