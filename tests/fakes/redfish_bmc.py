@@ -120,6 +120,10 @@ class RedfishBmc:
         old, until_s = self._shown
         return "On" if (old if time.monotonic() < until_s else self.on) else "Off"
 
+    def show_now(self) -> None:
+        """Show what is."""
+        self._shown = (self.on, 0.0)
+
     def show_on(self, seconds: float) -> None:
         """Show On for a while, whatever is."""
         self._shown = (True, time.monotonic() + seconds)

@@ -35,6 +35,7 @@ from broker.wire.status import (
 from scoring.vm_facts import Obstacle, Unfit, VmStatus
 from tests.fakes.broker import in_thread, make_broker, report, served, up
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
+from tests.fakes.waiting import until
 
 
 def test_a_host_that_could_not_start_the_vm_says_so_to_its_agent_and_as_an_event(
@@ -341,8 +342,7 @@ def test_a_reader_of_the_group_takes_no_place_of_root_s() -> None:
         )
         try:
             assert reader.stdout is not None and await reader.stdout.readline() == b"held\n"
-            await asyncio.sleep(0.1)
-            assert server.connections == {"65534": CONNECTIONS_PER_USER_MAX}
+            await until(lambda: server.connections == {"65534": CONNECTIONS_PER_USER_MAX})
             connector = aiohttp.UnixConnector(path)
             async with (
                 aiohttp.ClientSession(connector=connector) as session,
@@ -351,8 +351,7 @@ def test_a_reader_of_the_group_takes_no_place_of_root_s() -> None:
                 assert answer.status == 200
             # As many of root's as anybody could want.
             held = [await asyncio.open_unix_connection(path) for _ in range(80)]
-            await asyncio.sleep(0.1)
-            assert server.connections["0"] == 80
+            await until(lambda: server.connections["0"] == 80)
             for _, writer in held:
                 writer.close()
         finally:

@@ -18,6 +18,7 @@ from broker.whiteboard.slot import SlotReport, encode_cluster, encode_slot
 from broker.whiteboard.store import SlotStore, StorageTrouble, VolumeStore
 from broker.wire.limits import HOST_ID_MAX
 from scoring.vm_facts import EngineStatus, Health, VmStatus
+from tests.fakes import virtual_time
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
 
 Poke = Callable[[int, bytes], None]
@@ -221,7 +222,7 @@ def test_a_storage_that_hangs_is_another_trouble_than_one_that_fails() -> None:
         await board.read(4.0)
         assert (board.trouble_since_s, board.is_hung, board.problem) == (None, False, "")
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 # --- a late write to slot 0 ------------------------------------------------------------------

@@ -17,6 +17,7 @@ from broker.monitors.network_verdict import TargetResult, Windows
 from broker.wire.exchange import Report
 from broker.wire.status import EngineSummary, Status
 from scoring.vm_facts import EngineStatus, Health, VmStatus
+from tests.fakes import virtual_time
 from tests.fakes.broker import make_broker, report
 from tests.fakes.lockspace import FakeLockspace
 from tests.fakes.slot_store import MemoryStore, MemoryVolume
@@ -143,7 +144,7 @@ def test_a_storage_that_hangs_is_told_with_its_age(tmp_path: Path) -> None:
         times = broker.status(loop.time()).storage.read_times
         assert times is not None and times.count == 1, "only those that came back"
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_how_much_of_the_lease_budget_is_left(tmp_path: Path) -> None:

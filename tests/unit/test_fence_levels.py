@@ -18,6 +18,7 @@ from agent.fence.driver import DeviceError, Pointless, always, go
 from agent.fence.levels import FenceLevels, Finding, GuardedDevice, Identity, together
 from agent.ports import Still
 from scoring.observation import Power
+from tests.fakes.waiting import until
 
 MACHINE, OTHER = (uuid.UUID(f"0a0b0c0d-1111-2222-3333-00000000000{n}") for n in (2, 3))
 
@@ -128,8 +129,8 @@ def test_a_reading_is_as_old_as_the_question_that_was_answered() -> None:
         loop = asyncio.get_running_loop()
         slow = failing()
         slow.wait = threading.Event()
-        loop.call_later(0.2, slow.wait.set)
         begun_s = loop.time()
+        loop.call_later(0.2, slow.wait.set)
         answer = await levels([slow], [Scripted()]).read_power(2, UUID)
         assert 0.15 < answer.read_s - begun_s <= loop.time() - begun_s
         assert answer.answered_s is not None
@@ -382,7 +383,7 @@ def test_a_hung_device_holds_up_no_other_and_is_not_piled_upon() -> None:
         both = FenceLevels(
             [
                 GuardedDevice(2, "hung", hung, timeout_s=0.2),
-                GuardedDevice(3, "well", well, timeout_s=0.2),
+                GuardedDevice(3, "well", well, timeout_s=60.0),
             ],
             own_host=1,
         )
@@ -415,6 +416,8 @@ def test_questions_to_one_device_take_turns() -> None:
         mine = levels([bmc])
         bmc.wait = threading.Event()
         asked = [asyncio.create_task(mine.read_power(2, UUID)) for _ in range(3)]
+        await until(lambda: bmc.logins)
+        # Time for what must not be done.
         await asyncio.sleep(0.05)
         assert bmc.logins == 1
         bmc.wait.set()

@@ -70,13 +70,13 @@ def test_an_error_from_a_system_that_stays_on_is_none(bmc: RedfishBmc) -> None:
 
 
 def test_a_power_state_that_lies_late_is_told_as_it_is(bmc: RedfishBmc) -> None:
-    bmc.late_s = 0.5
+    bmc.late_s = 600.0
 
     async def run() -> None:
         mine = device(bmc)
         assert (await mine.switch(str(MACHINE), on=False)).ordered
         assert (await mine.read(str(MACHINE))).power is Power.ON
-        await asyncio.sleep(0.6)
+        bmc.show_now()
         assert (await mine.read(str(MACHINE))).power is Power.OFF
 
     asyncio.run(run())
@@ -187,7 +187,7 @@ def test_a_dripping_answer_is_cut_off_and_leaves_the_device_free(bmc: RedfishBmc
         mine = GuardedDevice(2, "bmc", driver, timeout_s=0.6)
         bmc.drip_s = 0.1
         assert "in time" in (await mine.read(str(MACHINE))).detail
-        bmc.drip_s = 0.0
+        bmc.drip_s, mine._timeout_s = 0.0, 60.0
         assert (await mine.read(str(MACHINE))).power is Power.ON
 
     asyncio.run(run())

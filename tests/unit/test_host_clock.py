@@ -39,7 +39,7 @@ def test_a_loop_goes_on_while_the_host_is_asleep() -> None:
         "    print(asyncio.get_running_loop().time() - time.monotonic())\n"
         "run(main())"
     )
-    assert found == [pytest.approx(ASLEEP_S, abs=1.0)]
+    assert found == [pytest.approx(ASLEEP_S, abs=100.0)]
 
 
 def test_an_own_renewal_is_as_old_as_sanlock_counts_it(tmp_path: Path) -> None:
@@ -58,11 +58,13 @@ def test_an_own_renewal_is_as_old_as_sanlock_counts_it(tmp_path: Path) -> None:
         "    print(asyncio.get_running_loop().time() - lockspace.renewed_s)\n"
         "run(main())"
     )
-    assert asleep(code, str(tmp_path / "leases")) == [pytest.approx(8.5, abs=1.6)]
+    (age_s,) = asleep(code, str(tmp_path / "leases"))
+    assert 6.9 <= age_s < ASLEEP_S / 2
 
 
 def test_a_time_of_monotonic_keeps_its_age() -> None:
-    assert now_s() - of_monotonic(time.monotonic() - 5.0) == pytest.approx(5.0, abs=0.5)
+    age_s = now_s() - of_monotonic(time.monotonic() - 5000.0)
+    assert age_s == pytest.approx(5000.0, abs=100.0)
 
 
 def test_both_daemons_run_on_that_clock(monkeypatch: pytest.MonkeyPatch) -> None:

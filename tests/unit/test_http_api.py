@@ -30,6 +30,7 @@ from tests.fakes.broker import make_broker, report, up
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.fakes.tcp import talk
+from tests.fakes.waiting import until
 from tests.unit.documents import DOCS, rows, sections
 from tests.unit.draws import draws
 
@@ -276,16 +277,14 @@ def test_over_tls_the_same_is_served(tmp_path: Path) -> None:
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
             assert b"HTTP" not in await reader.read(4096)
             writer.close()
+            await until(lambda: not door.connections)
             held = [await asyncio.open_connection("127.0.0.1", door.ports[1]) for _ in range(20)]
-            await asyncio.sleep(0.1)
-            assert door.connections["127.0.0.1"] == 16
-            assert door.turned_away == 4
+            await until(lambda: door.turned_away == 4 and door.connections["127.0.0.1"] == 16)
             for _, writer in held:
                 writer.close()
         finally:
             await door.close()
-        await asyncio.sleep(0.1)
-        assert not door.connections
+        await until(lambda: not door.connections)
 
     asyncio.run(main())
 

@@ -18,6 +18,7 @@ from broker.wire.exchange import Report, View
 from broker.wire.hosts import LocalOnWire
 from broker.wire.status import Problem
 from scoring.vm_facts import EngineStatus, Health, VmStatus
+from tests.fakes.waiting import until
 
 REPORT = Report(3400, "EngineUp", (), (), 1)
 VIEW = View(
@@ -47,9 +48,11 @@ def against(
     test: Callable[[Link], Awaitable[None]],
     *answers: bytes | None,
     close: bool = False,
+    asked: list[bytes] | None = None,
 ) -> int:
     """Run `test` with a link to a server that gives these answers, one a request, the last
-    one for ever; None: it says nothing. Returns the number of connections made."""
+    one for ever; None: it says nothing. `asked`: gets the head of each request. Returns the number
+    of connections made."""
     connections = 0
     serving: list[asyncio.Task[None]] = []
     left = list(answers)
@@ -66,6 +69,8 @@ def against(
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
                 now = left.pop(0) if len(left) > 1 else left[0]
+                if asked is not None:
+                    asked.append(head)
                 if now is not None:
                     writer.write(now)
                     await writer.drain()
@@ -99,16 +104,18 @@ def test_one_connection_serves_many_beats(tmp_path: Path) -> None:
 
 
 def test_what_is_held_back_does_not_hold_back_the_rest(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
     async def test(link: Link) -> None:
         waiting = asyncio.create_task(link.exchange(REPORT, 7))
-        await asyncio.sleep(0.05)
+        await until(lambda: asked)
         assert await link.exchange(REPORT) == VIEW
         assert not waiting.done()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
 
-    assert against(tmp_path, test, None, GOOD) == 2
+    assert against(tmp_path, test, None, GOOD, asked=asked) == 2
 
 
 def test_a_broker_started_anew_is_no_failure(tmp_path: Path) -> None:

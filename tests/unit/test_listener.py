@@ -7,6 +7,7 @@ import asyncio
 import gc
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.fakes.tcp import talk
+from tests.fakes.waiting import until
 
 KEY = ClusterKey(b"k" * 32)
 NONCE = "0123456789abcdef" * 2
@@ -155,13 +157,11 @@ def test_one_client_cannot_take_all_places(tmp_path: Path) -> None:
     async def test(door: Listener, port: int) -> None:
         most = door.limits.per_client
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(most + 3)]
-        await asyncio.sleep(0.1)
+        await until(lambda: door.turned_away == 3)
         assert door.connections == {"127.0.0.1": most}
-        assert door.turned_away == 3
         for _, writer in held:
             writer.close()
-        await asyncio.sleep(0.1)
-        assert not door.connections
+        await until(lambda: not door.connections)
         assert (await talk(port, get(f"/heartbeat?nonce={NONCE}"))).startswith(b"HTTP/1.1 200")
 
     served(tmp_path, test)
@@ -290,7 +290,7 @@ def test_a_request_is_bounded_before_any_library_keeps_it(tmp_path: Path, piece:
 
     async def test(door: Listener, port: int) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.sleep(0.05)
+        await until(lambda: door._idle)
         guest = next(key for key in door._idle if isinstance(key, bounded_server.Connection))
         guest._inner = Counting(guest._inner, taken)
         writer.write(b"GET / HTTP/1.1\r\n")
@@ -322,13 +322,14 @@ def test_the_loop_is_never_held_up_by_a_flood(tmp_path: Path) -> None:
                     b"HTTP/1.1 200"
                 )
 
+        # Seconds of this thread's processor: other processes on a busy machine do not count.
         late_s = []
 
         async def beat() -> None:
             while loop.time() < until_s:
-                due_s = loop.time() + 0.02
+                before_s = time.thread_time()
                 await asyncio.sleep(0.02)
-                late_s.append(loop.time() - due_s)
+                late_s.append(time.thread_time() - before_s)
 
         clients = [asyncio.create_task(flood()) for _ in range(12)]
         await beat()

@@ -281,10 +281,14 @@ def test_a_catastrophic_pattern_costs_half_a_second_and_nobody_else_waits(expect
                     await asyncio.sleep(0.01)
                     beats += 1
 
-            beating = asyncio.create_task(beat())
-            assert await made.sample() == "bad"
-            beating.cancel()
-            assert beats > 3, "the loop ran on while it was searched"
+            for _ in range(20):  # a busy machine gives the loop no time now and then
+                beating = asyncio.create_task(beat())
+                assert await made.sample() == "bad"
+                beating.cancel()
+                if beats > 3:
+                    return
+                beats = 0
+            pytest.fail("the loop stood still while it was searched")
 
     asyncio.run(run())
 

@@ -16,6 +16,7 @@ from broker.monitors.cpu_load import CpuLoadMonitor, Ticks, parse_ticks
 from broker.monitors.definition import DefinitionMonitor
 from broker.monitors.memory import MemoryMonitor, hugepage_kb
 from broker.monitors.pressure import PressureMonitor
+from tests.fakes.waiting import until
 from tests.simulation.timeline import HostLoop, Timeline
 
 # --- CPU load -------------------------------------------------------------------------------------
@@ -338,8 +339,11 @@ def test_a_storage_that_hangs_hangs_one_thread(
         monitor = DefinitionMonitor(str(both[0]), str(both[1]))
         monkeypatch.setattr(Path, "read_bytes", hang)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await monitor.sample()
+            async with asyncio.timeout(None) as deadline:
+                sampling = asyncio.ensure_future(monitor.sample())
+                await until(lambda: reads)
+                deadline.reschedule(0.0)
+                await sampling
         with pytest.raises(Exception, match="comparing definitions has not answered"):
             await monitor.sample()
         assert reads == [both[0]]

@@ -20,6 +20,7 @@ from broker.monitors import Unknown
 from broker.monitors.network import COUNT, NetworkMonitor
 from broker.monitors.network_verdict import TargetResult
 from tests.fakes.tcp import NOWHERE, Handler, free_port, listening, take
+from tests.fakes.waiting import until
 from tests.unit.namespace import BRIDGE, ip
 
 
@@ -261,6 +262,7 @@ def test_a_lookup_that_hangs_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatc
             fine = monitor("tcp", f"127.0.0.1:{port}")
             first, second = await asyncio.gather(hung.sample(), fine.sample())
             assert (first[0].last, second[0].last) == (0.0, 1.0)
+            await until(lambda: lookups)
             assert lookups == ["engine.example"]
             assert "looking up engine.example has not answered" in first[0].detail
             let_go.set()

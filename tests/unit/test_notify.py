@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -37,10 +36,10 @@ from tests.fakes import virtual_time
 from tests.fakes.broker import make_broker, report, up
 from tests.fakes.notify_servers import Mailbox, mail_server, silent_server
 from tests.fakes.slot_store import MemoryVolume
+from tests.fakes.waiting import until
 
 #: Times for tests; the numbers are the real ones.
 QUICK = Limits(retry_first_s=0.01, retry_max_s=0.02, give_up_s=0.5, closing_s=0.3, window_s=0.2)
-PATIENCE_S = 60.0
 
 
 class FakeSender:
@@ -80,12 +79,6 @@ async def running(start: Setting, limits: Limits = QUICK) -> AsyncIterator[Notic
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def note(detail: str = "it happened", kind: Kind = Kind.PEER_SILENT) -> Notice:

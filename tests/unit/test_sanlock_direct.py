@@ -14,6 +14,7 @@ import pytest
 
 from agent.leases import sanlock_direct
 from agent.leases.sanlock_direct import FreeingFile, FreeingOnFile, SanlockDirect, spawn
+from tests.fakes import virtual_time
 
 FREEING = FreeingOnFile(2, 5, True, "read off twice")
 
@@ -79,7 +80,7 @@ def test_a_write_that_was_killed_is_over_only_when_its_process_has_ended() -> No
         process.free()
         assert await writing == (-1, "no end within 0.01 s, killed")
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_reads_that_do_not_end_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +100,7 @@ def test_reads_that_do_not_end_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -
         await asyncio.sleep(0)
         assert await direct.read("read_leader") == (0, "timestamp 7")
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_the_real_process_inherits_what_it_is_to_hold(

@@ -264,10 +264,11 @@ def test_doctor_asks_a_member_when_it_sees_what_the_broker_here_writes(
     host = msgspec.structs.replace(joining.host, id=2)
     config = msgspec.structs.replace(joining, host=host)
     path = config.storage.whiteboard
+    patience_s = 60.0 if is_same else 1.5
 
     async def test(port: int) -> None:
         publish(config, 1, f"127.0.0.1:{port}")
-        looking = asyncio.create_task(asyncio.to_thread(lambda: list(visible(config, 1.5))))
+        looking = asyncio.create_task(asyncio.to_thread(lambda: list(visible(config, patience_s))))
         with Volume(path) as volume:
             for number in itertools.count():
                 await asyncio.to_thread(volume.write_slot, 2, b"%04d" % number + EMPTY_SLOT[4:])
