@@ -43,6 +43,9 @@ def migrate(
     of the registry, wherever it is; None: the engine. Raises as `ask` and `other_host` do."""
     if name is not None and (one := _named(config, name)).number != ENGINE:
         target = None if to is None else host_named(_status(config), to, "--to").host_id
+        if target is not None and one.host == target and not cancel:
+            text = f"{one.name} runs on {one.hostname} already"
+            raise CommandError(ExitCode.REFUSED, text)
         kind = OrderKind.CANCEL if cancel else OrderKind.MIGRATE
         return _give_about(config, one, kind, None if cancel else target, as_json, away_from)
     other = other_host(config, away_from)

@@ -16,10 +16,10 @@ from typing import Any
 import libvirt
 import msgspec
 
-from agent.registry.change import Change, changing, mended_header
+from agent.registry.change import Change, changing, mended_header, status_of
 from agent.registry.definition import one_host_only, text_of, with_lease
 from agent.registry.names import ENGINE
-from agent.registry.settings import KEYS, pairs, shown, with_settings
+from agent.registry.settings import KEYS, in_words, pairs, shown, with_settings
 from agent.status.vms_text import STARTS_NO_OTHER
 from agent.storage.registry import shared_opened
 from agent.terminal.errors import CommandError
@@ -49,7 +49,7 @@ def add(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
             raise CommandError(
                 ExitCode.REFUSED,
                 f"{text.source}: {taken.name} has this UUID already; to change it: ha-agent vm"
-                f" define {taken.name} {text.source}",
+                f" define {taken.name} {text.source}; for another VM take its <uuid> out",
             )
         record = VmRecord(
             number=change.new_number(),
@@ -62,7 +62,7 @@ def add(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
         record = with_settings(record, _given(arguments), change.names)
         change.check(record)
         made = with_lease(text, record, config, change.leases.align)
-        warnings = _warnings(config, change, record, made)
+        warnings = [*_warnings(config, change, record, made), *held_still(config)]
         change.write_lease(record)
         record = change.put(record, made)
         done = f"{record.name} is VM {record.number}, wanted {record.want.value}"
@@ -116,7 +116,7 @@ def set_(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
         record = change.put(record, xml)
         now = shown(record, change.names)
         done = f"{record.name}: " + ", ".join(
-            [f"{key} {now[key] or 'none'}" for key in given] + [f"{DISKS} {RECORDED}"] * bool(xml)
+            [f"{key} {in_words(now, key)}" for key in given] + [f"{DISKS} {RECORDED}"] * bool(xml)
         )
         return _answer(change, record, done, warnings, arguments, as_json)
 
@@ -154,6 +154,7 @@ def want(config: Config, name: str, wanted: Want, arguments: Any, as_json: bool)
             why = change.known.damaged.get(number)
             warnings = [*([why] if why else []), *room(config, record)]
         is_same = record.want is wanted
+        warnings += [] if is_same else held_still(config)
         if not is_same:
             record = change.put(msgspec.structs.replace(record, want=wanted))
         words = {Want.UP: "the cluster starts it", Want.DOWN: "the cluster shuts it down"}
@@ -337,6 +338,17 @@ def _running(config: Config, change: Change, record: VmRecord) -> str:
 
 def _warnings(config: Config, change: Change, record: VmRecord, xml: str) -> list[str]:
     return [*one_host_only(xml, config), *room(config, record)]
+
+
+def held_still(config: Config) -> list[str]:
+    """Why nothing of what is wanted happens now; empty: it does, as far as is known."""
+    status = status_of(config)
+    if status is None or not status.global_maintenance:
+        return []
+    return [
+        "global maintenance is set: nothing starts or stops until it ends (ha-agent maintenance"
+        " none)"
+    ]
 
 
 def room(config: Config, record: VmRecord) -> list[str]:

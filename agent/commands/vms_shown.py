@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.registry.change import kept_of, status_of
 from agent.registry.names import Names, hosts_of
-from agent.registry.settings import shown
+from agent.registry.settings import in_words, shown
 from agent.storage.registry import opened
 from agent.terminal.columns import table
 from agent.terminal.errors import CommandError
@@ -138,7 +138,8 @@ def show(config: Config, name: str, xml: bool, as_json: bool) -> int:
         return ExitCode.OK
     rows = [("number", str(record.number)), ("name", record.name), ("uuid", record.uuid)]
     rows += [("memory", f"{record.memory_mb} MiB"), ("generation", str(record.generation))]
-    rows += [(key, value or "none") for key, value in shown(record, found.names).items()]
+    settings = shown(record, found.names)
+    rows += [(key, in_words(settings, key)) for key in settings]
     if why := found.trouble(record):
         rows.append(("problem", why))
     print("\n".join(table(rows)))

@@ -148,5 +148,10 @@ def shown(record: VmRecord, names: Names) -> dict[str, str]:
     }
 
 
+def in_words(settings: Mapping[str, str], key: str) -> str:
+    """A setting for people, who must not read an empty time as none at all."""
+    return settings[key] or ("the cluster's" if key in _FIELDS else "none")
+
+
 def _seconds(patience_s: float | None) -> str:
     return "" if patience_s is None else f"{patience_s:g}"

@@ -127,7 +127,7 @@ def _reason(known: Known, spec: VmSpec, seen: VmSeen, word: VmWord, without: NoP
         return _short_in_words(without, known.name_of)
     if word is VmWord.UP:
         if seen.place.healthy:
-            return ""
+            return "it is wanted down" if spec.want is Want.DOWN else ""
         report = None if seen.word is None else seen.word.report
         reason = "" if report is None else report.reason or ""
         return said if here and said and not reason else reason

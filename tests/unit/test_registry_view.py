@@ -17,6 +17,7 @@ from broker.broker import Broker
 from broker.monitors import Sample
 from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
+from broker.whiteboard.mode import Mode
 from broker.wire.exchange import View
 from scoring.vm_facts import Want
 from tests.fakes.broker import in_thread, make_broker, record, report, served, up
@@ -93,6 +94,20 @@ def test_a_vm_without_a_place_in_the_plan_is_said_or_refused(tmp_path: Path) -> 
         assert await asyncio.to_thread(vms.room, strict, stopped) == []
 
     served(tmp_path, test)
+
+
+def test_in_global_maintenance_it_is_said_that_nothing_starts_or_stops(tmp_path: Path) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        now_s = asyncio.get_running_loop().time()
+        await broker.beat(now_s)
+        assert await asyncio.to_thread(vms.held_still, broker.config) == []
+        await broker.keeper.set_global(Mode("root", "disk"))
+        await broker.beat(now_s + 1)
+        (text,) = await asyncio.to_thread(vms.held_still, broker.config)
+        assert text.startswith("global maintenance is set: nothing starts or stops until it ends")
+
+    served(tmp_path, test)
+    assert vms.held_still(make_broker(tmp_path, MemoryVolume()).config) == []
 
 
 def test_a_host_that_knows_one_vm_only_is_named(tmp_path: Path) -> None:

@@ -321,6 +321,7 @@ def test_names_that_are_taken_or_unknown(host: Host) -> None:
     uuid = host.records()[2].uuid
     said = host.refused("add", host.file(xml("db2", uuid=uuid)))
     assert "db has this UUID already" in said and "vm define db" in said
+    assert "for another VM take its <uuid> out" in said
     assert "it is another VM" in host.refused("define", "db", host.file(xml("db", uuid=UUID)))
     assert "2 ha-agent: no VM 'dbb'; did you mean db?" in host.refused("show", "dbb")
     assert "no VM 'x'; there are: db, engine-vm" in host.refused("stop", "x")
@@ -637,7 +638,13 @@ def test_the_times_of_a_vm(host: Host) -> None:
     assert (spec.stop_grace_s, spec.starting_s, spec.bad_health_s) == (600, None, 90)
     assert spec.migration_timeout_s == 1800
     shown = dict(line.split(None, 1) for line in host.good("show", "db").splitlines())
-    assert (shown["stop-grace"], shown["starting"], shown["bad-health"]) == ("600", "none", "90")
+    assert (shown["stop-grace"], shown["starting"], shown["bad-health"]) == (
+        "600",
+        "the cluster's",
+        "90",
+    )
+    assert "db: starting the cluster's" in host.good("set", "db", "starting=")
+    assert shown["expect"] == "none"
     assert shown["migration-timeout"] == "1800"
 
 

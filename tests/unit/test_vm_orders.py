@@ -114,6 +114,8 @@ def test_an_order_that_cannot_be_given_says_why(tmp_path: Path) -> None:
         assert "have it stay down: ha-agent vm stop web" in problem
         code, _, problem = await typed("migrate", "nobody")
         assert code == ExitCode.USAGE and "there are: engine, db, web" in problem
+        code, _, problem = await typed("migrate", "db", "--to", "host2")
+        assert (code, problem) == (ExitCode.REFUSED, "ha-agent: db runs on host2 already\n")
         del cluster.at[WEB]
         for _ in range(2):
             await cluster.beat(asyncio.get_running_loop().time())

@@ -156,6 +156,13 @@ def test_a_vm_that_somebody_stopped_is_off_and_no_trouble() -> None:
     assert found.reason == "somebody stopped it (ha-agent vm start wiki)"
 
 
+def test_a_vm_that_is_up_and_wanted_down_says_so() -> None:
+    """As in global maintenance, where nothing stops it."""
+    specs = tuple(replace(v, want=Want.DOWN) if v.number == WIKI else v for v in vms.SPECS)
+    found = entry(WIKI, specs=specs)
+    assert (found.state, found.up, found.reason) == (VmWord.UP, True, "it is wanted down")
+
+
 def test_a_vm_that_moves_says_where_to() -> None:
     moving = up("EngineMigratingAway", target=3, moving_until_s=NOW_S + 60)
     found = entry(DB, {**WORDS, 2: {DB: moving, SSO: up()}})
