@@ -17,7 +17,7 @@ import libvirt
 import msgspec
 
 from agent.registry.change import Change, changing, mended_header, status_of
-from agent.registry.definition import one_host_only, text_of, with_lease
+from agent.registry.definition import not_in_schema, one_host_only, text_of, with_lease
 from agent.registry.names import ENGINE
 from agent.registry.settings import KEYS, in_words, pairs, shown, with_settings
 from agent.status.vms_text import STARTS_NO_OTHER
@@ -337,7 +337,7 @@ def _running(config: Config, change: Change, record: VmRecord) -> str:
 
 
 def _warnings(config: Config, change: Change, record: VmRecord, xml: str) -> list[str]:
-    return [*one_host_only(xml, config), *room(config, record)]
+    return [*not_in_schema(xml), *one_host_only(xml, config), *room(config, record)]
 
 
 def held_still(config: Config) -> list[str]:

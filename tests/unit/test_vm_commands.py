@@ -315,6 +315,15 @@ def test_a_definition_that_no_host_would_start(host: Host, text: str, why: str) 
     assert host.records() == {}
 
 
+def test_what_libvirt_would_leave_out_without_a_word_is_said(host: Host) -> None:
+    """A word that is misspelt: the VM would start without its disk."""
+    disk = DISK.format(kind="raw", path="/srv/db.raw")
+    said = host.good("add", host.file(xml("db", devices=disk.replace("<source", "<souce"))))
+    assert said.count("libvirt does not know all of it, and leaves that out") == 1
+    said = host.good("define", "db", host.file(xml("db", devices=disk)))
+    assert "libvirt does not know" not in said
+
+
 def test_names_that_are_taken_or_unknown(host: Host) -> None:
     host.add("db")
     assert "11 ha-agent: the name db is taken by VM 2" in host.refused("add", host.file(xml("db")))
