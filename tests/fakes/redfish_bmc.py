@@ -59,6 +59,7 @@ class RedfishBmc:
         self.elsewhere = ""
         self.challenge, self.sessions_at = True, SESSIONS
         self.busy = self.busy_orders = self.blank = 0
+        self.shows_on_until_ordered = False
         self.drip_s = 0.0
         self.state: str | None = None
         self.allow: str | None = None
@@ -109,6 +110,8 @@ class RedfishBmc:
         if kind not in ("On", "ForceOff"):
             return 400, self._error(f"{kind} is not taken"), {}
         self.orders.append(kind)
+        if self.shows_on_until_ordered:
+            self.show_now()
         if kind == "ForceOff" and not self.on:
             return self.off_answer, self._error("The system is already off"), {}
         self._shown = (self.on, time.monotonic() + self.late_s)
@@ -123,6 +126,11 @@ class RedfishBmc:
     def show_now(self) -> None:
         """Show what is."""
         self._shown = (self.on, 0.0)
+
+    def show_on_until_ordered(self) -> None:
+        """Show On until the next order, whatever is."""
+        self.show_on(600.0)
+        self.shows_on_until_ordered = True
 
     def show_on(self, seconds: float) -> None:
         """Show On for a while, whatever is."""

@@ -56,7 +56,7 @@ def test_a_reading_is_one_request_once_the_system_is_known(bmc: RedfishBmc) -> N
 
 def test_409_from_a_system_that_is_off_is_a_success(bmc: RedfishBmc) -> None:
     bmc.on, bmc.off_answer = False, 409
-    bmc.show_on(0.6)  # so that the order is given at all
+    bmc.show_on_until_ordered()
     found = asyncio.run(device(bmc).switch(str(MACHINE), on=False))
     assert bmc.orders == ["ForceOff"]
     assert found.power is Power.OFF and found.usable
@@ -186,9 +186,14 @@ def test_a_dripping_answer_is_cut_off_and_leaves_the_device_free(bmc: RedfishBmc
         driver = RedfishDriver("127.0.0.1", bmc.port, "admin", PASSWORD, ca_file=str(bmc.ca_file))
         mine = GuardedDevice(2, "bmc", driver, timeout_s=0.6)
         bmc.drip_s = 0.1
-        assert "in time" in (await mine.read(str(MACHINE))).detail
+        said = (await mine.read(str(MACHINE))).detail
+        assert "in time" in said or "has not answered" in said
         bmc.drip_s, mine._timeout_s = 0.0, 60.0
-        assert (await mine.read(str(MACHINE))).power is Power.ON
+        for _ in range(100):  # its thread, on a busy machine, may be on its way back still
+            if (await mine.read(str(MACHINE))).power is Power.ON:
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail("the device is not free again")
 
     asyncio.run(run())
 

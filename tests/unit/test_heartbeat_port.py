@@ -17,7 +17,7 @@ import pytest
 from broker.api.bounded_server import Limits
 from broker.broker import Broker
 from broker.config.cluster_key import ClusterKey
-from broker.peers import heartbeat_port
+from broker.peers import asker, heartbeat_port, transport
 from broker.peers.asker import Heartbeats, Word
 from broker.peers.datagram import (
     DATAGRAM_BYTES,
@@ -36,10 +36,11 @@ from scoring.vm_facts import VmStatus
 from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
+from tests.fakes.waiting import PATIENCE_S
 
 KEY, OTHER_KEY = ClusterKey(b"k" * 32), ClusterKey(b"x" * 32)
 UP = VmStatus.UP
-ENOUGH_S = 10.0
+ENOUGH_S = PATIENCE_S
 
 
 def question(number: int, asked: int = 1, asker: int = 2) -> Question:
@@ -149,6 +150,7 @@ def test_a_kernel_that_takes_no_filter_costs_no_heartbeat(
     served(tmp_path, test)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_name_can_be_listened_at(tmp_path: Path) -> None:
     async def test(broker: Broker, port: int) -> None:
         assert isinstance(
@@ -327,6 +329,13 @@ def stale(asked: Question, raw: bytes) -> bytes:
     return answer_bytes(KEY, question(1, asked=2, asker=1), Heartbeat(2, "boot", 1, UP, "0" * 32))
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers on this host answers, however busy it is."""
+    monkeypatch.setattr(asker, "QUESTION_S", PATIENCE_S)
+    monkeypatch.setattr(transport, "NAME_DEADLINE_S", PATIENCE_S)
+
+
 def ask(*answers: Callable[[Question, bytes], bytes]) -> Heartbeats:
     """Host 1 asks host 2, which answers so, once."""
 
@@ -347,6 +356,7 @@ def ask(*answers: Callable[[Question, bytes], bytes]) -> Heartbeats:
     return asyncio.run(main())
 
 
+@pytest.mark.usefixtures("patient")
 def test_what_is_no_answer_is_counted_and_the_answer_behind_it_is_taken() -> None:
     """Who can forge the sender's address cannot keep the peer's own answer out."""
     heartbeats = ask(garbage, reflected, another_host, stale, life)
@@ -359,6 +369,7 @@ def test_what_is_no_answer_is_counted_and_the_answer_behind_it_is_taken() -> Non
     }
 
 
+@pytest.mark.usefixtures("patient")
 def test_without_an_answer_among_them_there_is_none() -> None:
     heartbeats = ask(*[stale] * (DATAGRAMS_MAX + 5))
     assert heartbeats.word(2) is Word.UNANSWERED

@@ -32,6 +32,7 @@ from broker.whiteboard.identity import Expected, Identity, VolumeKind, encode
 from broker.whiteboard.volume import Volume, VolumeError
 from scoring.decision import FreeHostId
 from tests.fakes.lease_volume import lease_volume
+from tests.fakes.waiting import until
 
 
 class SlowSanlock:
@@ -246,7 +247,8 @@ def test_what_a_takeover_asks_neither_opens_nor_measures_anything(
         host = {"host_id": 2, "generation": 5, "timestamp": 70, "flags": sanlock.HOST_DEAD}
         monkeypatch.setattr(sanlock, "get_hosts", lambda lockspace, host_id=0: [host])
         ahead = asyncio.ensure_future(ours.opened_ahead())
-        await asyncio.sleep(0.1)
+        opened = (ours._open, ours._vms_open, ours._fence_open)
+        await until(lambda: all(leases._volume is not None for leases in opened))
         ahead.cancel()
         hangs = threading.Event()
         for name in ("open", "stat", "lstat", "fstat", "lseek"):

@@ -18,7 +18,7 @@ from broker.wire.exchange import Report, View
 from broker.wire.hosts import LocalOnWire
 from broker.wire.status import Problem
 from scoring.vm_facts import EngineStatus, Health, VmStatus
-from tests.fakes.waiting import until
+from tests.fakes.waiting import PATIENCE_S, until
 
 REPORT = Report(3400, "EngineUp", (), (), 1)
 VIEW = View(
@@ -162,6 +162,7 @@ def test_garbage_is_a_broker_that_does_not_answer(
     async def test(link: Link) -> None:
         with pytest.raises(BrokerDown):
             await link.exchange(REPORT)
+        monkeypatch.setattr(link_module, "LINK_TIMEOUT_S", PATIENCE_S)
         assert await link.exchange(REPORT) == VIEW
 
     against(tmp_path, test, bad, GOOD)

@@ -19,7 +19,7 @@ from broker.config.sections import (
     LibvirtSection,
     StorageSection,
 )
-from broker.monitors import Unknown
+from broker.monitors import Unknown, vms
 from broker.monitors.all_domains import AllDomains, DomainSeen
 from broker.monitors.budget import Committed
 from broker.monitors.domain_events import PANICKED
@@ -30,6 +30,7 @@ from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
 from scoring.vm_facts import DomainHere, EngineStatus, Health, VmHere, VmStatus
 from tests.fakes.broker import record
+from tests.fakes.waiting import PATIENCE_S
 
 DB, WEB, SSO = record(2, "db"), record(3, "web"), record(4, "sso")
 FOREIGN = record(99, "foreign")
@@ -41,6 +42,12 @@ OFF = DomainSeen(libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYE
 RUNS = DomainSeen(libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_BOOTED, Committed(2048.0))
 UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
 DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "powered off")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that is under way is waited for, however busy the machine is."""
+    monkeypatch.setattr(vms, "WAIT_S", PATIENCE_S)
 
 
 def domain(of: VmRecord, more: str = "") -> str:
@@ -168,7 +175,11 @@ def test_a_check_that_cannot_be_made_is_no_good_health(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_vm_that_hangs_costs_no_other_vm_its_sample(tmp_path: Path) -> None:
+def test_a_vm_that_hangs_costs_no_other_vm_its_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vms, "WAIT_S", 0.3)
+
     async def run() -> None:
         monitor = VmsMonitor(config_of(tmp_path))
         monitor.watch(known(DB, WEB))
@@ -266,7 +277,11 @@ def test_while_libvirt_does_not_answer_every_vm_is_unknown(tmp_path: Path) -> No
     asyncio.run(run())
 
 
-def test_what_the_registry_gains_and_loses_is_watched_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_what_the_registry_gains_and_loses_is_watched_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vms, "UP_EVERY_S", 3600.0)
+
     async def run() -> None:
         monitor = VmsMonitor(config_of(tmp_path))
         monitor.watch(known(DB, WEB))

@@ -16,6 +16,7 @@ import pytest
 from broker.daemon import service_manager
 from tests.fakes.broker import make_broker
 from tests.fakes.slot_store import MemoryVolume
+from tests.fakes.waiting import PATIENCE_S, until
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -77,7 +78,10 @@ def test_a_broker_whose_beat_hangs_feeds_no_watchdog(tmp_path: Path) -> None:
     broker = make_broker(tmp_path, MemoryVolume(4))
     beats: list[str] = []
 
+    hangs = asyncio.Event()
+
     async def hang(now_s: float, until_s: float | None = None) -> None:
+        hangs.set()
         await asyncio.Event().wait()
 
     async def story() -> int:
@@ -85,13 +89,13 @@ def test_a_broker_whose_beat_hangs_feeds_no_watchdog(tmp_path: Path) -> None:
             broker.this_host.line(asyncio.get_running_loop().time())
         )
         running = asyncio.create_task(broker.run())
-        async with asyncio.timeout(10.0):
-            while not beats:
-                await asyncio.sleep(0.01)
-            # The loop turns on, the beat does not.
-            broker.beats.once = hang  # type: ignore[method-assign]
-            before = len(beats)
-            await asyncio.sleep(2.5 * broker.config.timing_rules().beat)
+        await until(lambda: beats)
+        # The loop turns on, the beat does not.
+        broker.beats.once = hang  # type: ignore[method-assign]
+        async with asyncio.timeout(PATIENCE_S):
+            await hangs.wait()
+        before = len(beats)
+        await asyncio.sleep(2.5 * broker.config.timing_rules().beat)
         running.cancel()
         return len(beats) - before
 

@@ -109,7 +109,7 @@ def done(
             cast(Leases, world),
             cast(FenceDevices, world),
             cast(FenceLog, world),
-            StorageFence("ceph", world, 5.0),
+            StorageFence("ceph", world, 60.0),
         )
         runner.hostnames = {TARGET: "host2"}
         for each, decided in ((action, state), *more):
