@@ -821,3 +821,90 @@ def test_a_registry_on_a_full_file_system(host: Host, words: tuple[str, str]) ->
     assert [(vm["name"], vm["memory_mb"], vm["problem"]) for vm in kept["vms"]] == [("db", 64, "")]
     assert (kept["damaged"], kept["problem"]) == ({}, "")
     assert again[1] == ExitCode.OK, again
+
+
+# --- two hosts -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other(host: Host, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of commands on a second host of the cluster: another sanlock, which has
+    joined under host id 2, and another configuration."""
+    daemon = Daemon(tmp_path / "run", "other")
+    text = host.config_path.read_text()
+    assert "\nid = 1\n" in text
+    config = tmp_path / "ha-agent.toml"
+    config.write_text(
+        text.replace("\nid = 1\n", "\nid = 2\n").replace(
+            host.config.daemon.state_dir, str(tmp_path / "state")
+        )
+    )
+    lockspace = host.lockspace.replace(":1:", ":2:", 1)
+    joined = daemon.client("add_lockspace", "-s", lockspace, "-o", "1")
+    assert joined.returncode == 0, joined.stderr
+    yield {**daemon.environment, "HA_AGENT_CONFIG": str(config)}
+    daemon.client("rem_lockspace", "-s", lockspace)
+    daemon.kill()
+
+
+def at_once(
+    host: Host, other: dict[str, str], *paths: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """`vm add` of a file on each of the two hosts, at the same moment."""
+    agent = str(Path(sys.executable).parent / "ha-agent")
+    begun = [
+        subprocess.Popen(
+            [agent, "vm", "add", path],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for path, environment in zip(paths, (host.environment, other), strict=True)
+    ]
+    found = []
+    for each in begun:
+        stdout, stderr = each.communicate()
+        found.append(subprocess.CompletedProcess(each.args, each.returncode, stdout, stderr))
+    return found
+
+
+def test_two_hosts_that_add_at_once_get_a_number_each(host: Host, other: dict[str, str]) -> None:
+    paths = [host.file(xml(name), f"{name}.xml") for name in ("one", "two")]
+    done = at_once(host, other, *paths)
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    records = host.records()
+    assert {number: one.name for number, one in records.items()} in (
+        {2: "one", 3: "two"},
+        {2: "two", 3: "one"},
+    )
+    assert [host.lease(number) for number in records] == [r.resource for r in records.values()]
+    assert sorted(one.generation for one in records.values()) == [1, 2]
+
+
+def test_of_two_hosts_that_add_one_name_at_once_one_is_refused(
+    host: Host, other: dict[str, str]
+) -> None:
+    paths = [host.file(xml("db", memory), f"{memory}.xml") for memory in (64, 128)]
+    done = at_once(host, other, *paths)
+    assert sorted(each.returncode for each in done) == [ExitCode.OK, ExitCode.REFUSED]
+    (said,) = (each.stderr for each in done if each.returncode)
+    assert "the name db is taken by VM 2" in said and said.count("\n") == 1
+    assert list(host.records()) == [2]
+
+
+def test_who_waits_too_long_is_told_which_host_it_is(host: Host, other: dict[str, str]) -> None:
+    config = host.config
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, config.storage.leases, config.storage.lockspace],
+        env=other,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == "taken\n"
+        said = host.refused("add", host.file(xml("db")))
+        process.stdin.close()
+    assert "11 ha-agent: the registry is being changed by a command on host 2" in said
+    assert host.records() == {}
