@@ -77,10 +77,9 @@ class Agent:
         journal: Notes | None = None,
         rehearsals: Rehearsals | None = None,
         measured: Measured | None = None,
-        refused: Callable[[], str] = lambda: "",
     ) -> None:
-        """`refused`: why libvirt refuses the VM's definition, empty while it accepts it."""
-        self._refused = refused
+        #: Why libvirt refuses the VM's definition; empty while it accepts it.
+        self.refused: Callable[[], str] = lambda: ""
         self._journal = journal
         self._rehearsals = rehearsals
         self._measured = measured
@@ -296,7 +295,7 @@ class Agent:
 
     def _local(self, local: LocalHost) -> LocalHost:
         """The host as its broker sees it, and the facts that only this agent knows."""
-        refused = self._refused()
+        refused = self.refused()
         engine, *others = local.vms
         if not refused or any(each.obstacle is Obstacle.CANNOT_START for each in engine.unfit):
             return local

@@ -139,8 +139,8 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
         journal=journal,
         rehearsals=rehearsals,
         measured=Measured(state_dir / "measured.json"),
-        refused=lambda: check.refused,
     )
+    agent.refused = lambda: check.refused
     agent.on_step = lambda: service_manager.alive(agent.line())
     loop = asyncio.get_running_loop()
     checking = asyncio.ensure_future(check.answered())

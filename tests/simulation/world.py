@@ -498,8 +498,8 @@ class World:
             ),
             "kvm",
             migration_possible=self.settings.migration,
-            refused=lambda: host.refused,
         )
+        agent.refused = lambda: host.refused
         host.decides_earlier = host.wants_earlier
         if host.decides_earlier:
             agent.decides = earlier_decisions.decide
