@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Carries out the decided actions. Each action is a task of its own; its outcome is kept for
-the next observation, so the beat never waits for any of them."""
+"""Carries out the actions of the decision.
+
+Each action is a task of its own, and its outcome is kept for the next observation. A device or
+libvirt may take minutes to answer; the beat never waits for them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ from scoring.vm_facts import ENGINE
 
 log = logging.getLogger("ha-agent.actions")
 
-#: What comes of a HypervisorAction.
+#: The outcomes of a HypervisorAction.
 VmOutcome = (
     VmStartEnded
     | VmStopEnded
@@ -67,13 +70,13 @@ VmOutcome = (
 #: How often, and at which interval, a failed record of the end of a freeing is tried again.
 RECORD_END_TRIES = 12
 RECORD_END_PAUSE_S = 5.0
-#: A fence lease that is not given after this time may wait for the storage; usual is 0.1 s.
+#: When the fence lease was not acquired after this time, the storage may be slow; 0.1 s is usual.
 FENCE_LEASE_SLOW_S = 0.5
 
 
 class ActionRunner:
-    """Runs actions through the ports. `news` is set whenever an outcome has come (or by other code
-    that has news).
+    """Runs actions through the ports. `news` is set whenever an outcome has come, and by other code
+    that wants the next beat early.
 
     `hostnames` by host id, `what_ran` (the record of the disks of the engine that ran last),
     `registry` (the newest generation of the VMs' registry that any host shows), `is_noted` (whether
@@ -93,7 +96,7 @@ class ActionRunner:
         self._fence = fence
         self._fence_log = fence_log
         self._storage_fence = storage_fence or NO_STORAGE_FENCE
-        #: The host whose storage was cut already while the fence lease was being taken for it.
+        #: The host whose access to the storage was cut already, before the fence lease was held.
         self._cut_before: int | None = None
         #: Cleared from the freeing of a host's id to the end of what is cut for it, and how many
         #: starts wait for that.
@@ -110,7 +113,7 @@ class ActionRunner:
         self._noting = 0
         self.what_ran: WhatRan | None = None
         self.registry = 0
-        #: The VMs of whose leases the owners are asked for next.
+        #: The VMs whose leases' owners are asked next.
         self._asked: list[int] = []
         #: Updated with each view: whether a record of the fence log may still land.
         self.log_is_written = False
@@ -118,7 +121,7 @@ class ActionRunner:
         self.freeing: int | None = None
         #: Whether that host owns the fence lease, so that its id is freed without the lease.
         self.freeing_fencer = False
-        #: A host whose id was freed for the fence lease; the fence log does not have it yet.
+        #: A host whose id was freed to get the fence lease; the fence log has no record of it yet.
         self._found_dead: FreeHostId | None = None
         self._recorder: asyncio.Task[None] | None = None
 
@@ -131,8 +134,8 @@ class ActionRunner:
         return self._fence.hosts
 
     def use_fence(self, fence: FenceDevices, storage_fence: StorageFence | None = None) -> None:
-        """Use these from now on; what is under way is ended by the old ones. `storage_fence`:
-        None: the storage is not fenced."""
+        """Use these devices from now on; an action that is under way ends with the old ones.
+        `storage_fence`: None: the storage is not fenced."""
         self._fence = fence
         self._storage_fence = storage_fence or NO_STORAGE_FENCE
         fence.know(self._system_uuids)
@@ -357,8 +360,8 @@ class ActionRunner:
         return answer
 
     async def _cut_storage(self, act: FreeHostId) -> None:
-        """Take from the storage what it holds for a host whose id was just freed; nothing new is
-        there where that was done for the fence lease."""
+        """Remove the clients and locks of a host whose id was just freed from the storage, unless
+        that was done already to get the fence lease."""
         if self._cut_before == act.host_id:
             return
 

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The last look before an act that cannot be taken back: may it still be done, at this moment?
+"""The last check before an action that cannot be undone: may it still be carried out now?
 
-Its decision may be many seconds old: the fence log was written since, a BMC took its time for the
-login. Each later decision has checked the preconditions again (scoring/hosts/last_look.py); this
-object keeps the result of the newest one, and its age. A device's thread asks at the moment of its
-order, so the whole is replaced at once, by one assignment. A host that has not looked around for
-suspect_after knows nothing, and does nothing: its loop, its broker or the whole host stood still.
+The decision for it may be many seconds old: since then the fence log was written, and a BMC took
+its time for the login. Each later decision has checked the preconditions again
+(scoring/hosts/last_look.py). This object keeps the result of the newest one, and its age.
+
+Rules of this file:
+
+1. A device's thread asks at the moment of its order. So the result is replaced by one assignment:
+   a thread never sees parts of two results.
+2. If the newest decision is older than suspect_after, nothing is carried out: the agent's loop, the
+   broker or the whole host stood still, and the host knows nothing about the present.
 """
 
 from __future__ import annotations
@@ -29,10 +34,10 @@ class _Known:
 
 @dataclass(slots=True)
 class LastLook:
-    """Why an act under way must not be done any more; "": it may. Any thread may ask.
+    """Why an action that is under way must not be carried out any more. Any thread may ask.
 
-    `slots`: the timestamps on the whiteboard by host id, `asks`: the hosts that ask to be switched
-    off there; replaced with each view.
+    `slots`: the timestamps of the slots by host id. `asks`: the hosts whose slots ask to switch
+    them off. Both are replaced with each view.
     """
 
     fence_held: Callable[[], bool]
@@ -69,18 +74,18 @@ class LastLook:
 
     @property
     def taking_fence_for(self) -> int | None:
-        """The host that the fence lease is being taken for; None: none."""
+        """The host for whose takeover the fence lease is being acquired; None: there is none."""
         step = None if self._known is None else self._known.state.host.takeover
         return step.host_id if step is not None and step.taking_fence else None
 
     @property
     def power_reread_s(self) -> float:
-        """How far apart two readings of the power must be, s."""
+        """The least time between two readings of the power, in seconds."""
         assert self._known is not None
         return self._known.state.rules.timing.power_reread
 
     def still_taking_fence(self, host_id: int) -> str:
-        """Why the fence lease is not being taken for that host any more; "": it is."""
+        """Why the fence lease is not needed for that host any more; "": it is."""
         known = self._known
         if known is None or self.taking_fence_for != host_id:
             return "it is decided no longer"
@@ -107,6 +112,7 @@ class LastLook:
         return step.withdrawn or self._of_this_host(known, under_lease=not act.fencer)
 
     def _of_this_host(self, known: _Known, under_lease: bool = True) -> str:
+        """Why this host may carry out nothing now; "": it may."""
         if under_lease and not self.fence_held():
             return "the fence lease is not held"
         age_s = known.clock() - known.view_s

@@ -36,7 +36,8 @@ STOP_DEADLINE_S = 30.0
 CANCEL_DEADLINE_S = 10.0
 #: A target whose libvirt does not answer within this time cannot take the VM.
 TARGET_DEADLINE_S = 10.0
-#: The question whether it could has half of that, since a VM that nobody reaches waits for it.
+#: The deadline of the question whether a migration would connect: half of that, since a VM that
+#: nobody reaches waits for the answer.
 PATH_DEADLINE_S = 5.0
 #: Longer than the migration's own timeout: cancelling takes a moment too.
 MIGRATE_EXTRA_S = MIGRATION_EXTRA_S - TARGET_DEADLINE_S
@@ -65,20 +66,20 @@ class Hypervisor(Protocol):
         """End its process; ok when the process is gone, or there was none."""
 
     async def disarm(self, image: bool) -> DomainDisarmed:
-        """Turn libvirt's autostart of it off; `image`: discard its memory image too."""
+        """Turn off libvirt's autostart of the VM; `image`: also discard its memory image."""
 
     async def migrate(
         self, target: int, hostname: str, timeout_s: float | None = None
     ) -> VmMigrationEnded:
-        """Live-migrate it to another host, if that one's libvirt answers; a migration that takes
-        longer than `timeout_s` (None: than the configuration says) is cancelled."""
+        """Live-migrate the VM to another host, if libvirt there answers. A migration that takes
+        longer than `timeout_s` (None: the configured time) is cancelled."""
 
     async def ask_path(self, target: int, hostname: str) -> MigrationPath:
         """Whether another host's libvirt answers at the address of a migration; changes nothing."""
 
     async def cancel_migration(self, why: str) -> MigrationCancelled:
-        """Cancel the migration that is under way, whoever began it. `why`: for the text of its
-        outcome."""
+        """Cancel the migration that is under way, also one that this agent did not begin. `why`:
+        for the text of the migration's outcome."""
 
 
 #: The hand on a VM by its number. A call that hangs for one VM holds no other.
@@ -94,8 +95,7 @@ class Leases(Protocol):
         """The owner of the engine lease, and the state of that host in sanlock."""
 
     async def ask_vms(self, vms: Sequence[int]) -> tuple[LeaseAnswer, ...]:
-        """Who owns the leases of VMs of the registry, all read in one look; an answer for
-        each."""
+        """The owners of the leases of these VMs of the registry, in one read; an answer each."""
 
     async def ask_fence(self) -> LeaseAnswer:
         """The owner of the fence lease, and the state of that host in sanlock. It answers even
@@ -119,7 +119,8 @@ class Leases(Protocol):
         """A freeing that an earlier agent of this host began, and whose end was not recorded."""
 
     async def end_of_before(self, act: FreeHostId) -> HostIdFreed:
-        """Its end, when no write of it can land any more, however long that takes."""
+        """Wait until that process has ended, so that no write of it can land any more; without a
+        limit."""
 
     def freeing_is_recorded(self) -> None:
         """Note that the fence log has the end of the last freeing."""

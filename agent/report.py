@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What of a decision the other hosts and the people at this one are to know: the agent's report."""
+"""Makes the agent's report: the part of a decision that other hosts and people read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from scoring.vm_facts import ENGINE
 
 
 def report_of(decision: Decision) -> Report:
-    """The report on one decision, without what the agent knows beside it."""
+    """The report on one decision. Facts that do not come from the decision are added by the
+    agent."""
     state, engine, plan = decision.state, decision.state.engine, decision.plan
     return Report(
         score=decision.score.value,

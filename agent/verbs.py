@@ -52,7 +52,7 @@ def run(arguments: Namespace, as_json: bool) -> int | None:
 
 
 def _warn(message: str) -> None:
-    """Warn about the configuration file, where the broker can be asked all the same."""
+    """Warn about a fault in the configuration file that does not keep the command from its work."""
     print(f"ha-agent: {message}; asking the broker all the same", file=sys.stderr)
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent vm adopt` and `ha-agent vm keep`: decide which is right where the VM, or libvirt's own
-definition of it, differs from the cluster's definition.
+"""`ha-agent vm adopt` and `ha-agent vm keep`: decide which of two versions is right, when the VM or
+libvirt's own definition of it differs from the cluster's definition.
 
-adopt: what runs here, or ran last, is right. Its disks go into the record on the shared storage,
-the rest into the definition file of this host. keep: the definition is right, for libvirt's own one
-too. Where the VM runs on another host, this host decides only about its libvirt's definition.
+adopt: the VM as it runs here, or as it ran last, is right. Its disks are recorded on the shared
+storage, everything else in the definition file of this host. keep: the cluster's definition is
+right, and libvirt's own definition is reset to it. If the VM runs on another host, the command
+decides only about libvirt's definition on this host.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _written(config: Config, where: str, codes: set[Differs]) -> list[str]:
 
 
 def _kept(config: Config, status: Status) -> list[str]:
-    """Put libvirt's own definition back to the cluster's; returns what was done."""
+    """Reset libvirt's own definition to the cluster's; returns what was done."""
     done = []
     if any(each.where == "libvirt" for each in status.differences):
         path = Path(config.vm.definition)

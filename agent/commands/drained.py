@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Watches the VMs leave a host that is drained, and says what became of it.
+"""Watches how the VMs leave a host that is being drained, and reports the result.
 
-A host is drained when each protected VM is known to be elsewhere, or nowhere. One that is unknown
-may run here.
+A host is drained when every protected VM is known not to run on it. A VM whose state is unknown may
+run there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-m
 _NO_MIGRATION = frozenset({"drain-stuck", "move-impossible"})
 #: Penalties that forbid a host to start the VM, at any score.
 _UNFIT = frozenset({"memory", "lock-driver", *Obstacle})
-#: So many hosts that could start a VM are named.
+#: How many hosts that could start a VM are named.
 NAMED_MAX = 3
 
 
@@ -59,7 +59,7 @@ def _why_here(status: Status, vms: list[str]) -> str:
 
 
 def _could_start(status: Status, name: str) -> list[str]:
-    """The names of the other hosts that could start a VM now, by what they say of themselves."""
+    """The names of the other hosts that could start a VM now, by their own reports."""
     entry = next((vm for vm in status.vms[1:] if vm.name == name), None)
     others = (host for host in status.hosts.values() if host.host_id != status.host_id)
     if entry is not None:
@@ -86,7 +86,7 @@ class _Watched:
     left: str = ""
 
     def look(self, vm: EngineSummary | VmEntry, host: int, now_s: float) -> bool | None:
-        """Whether the VM may be on the host; None: it is unknown, and was never seen there."""
+        """Whether the VM may be on the host; None: unknown, and the VM was never seen there."""
         if vm.up is None:
             return True if self.was_here else None
         if vm.up and vm.host == host:

@@ -94,8 +94,8 @@ async def tests_within(
 async def storage_tests(
     fence: StorageFence, hosts: Sequence[int], names: Mapping[int, str]
 ) -> dict[int, str]:
-    """Why what the storage holds for each host could not be cut; "": it could. Empty: no storage
-    fence is configured."""
+    """For each host why its clients and locks could not be removed from the storage; "": they
+    could. Empty: no storage fence is configured."""
     if not fence.is_configured:
         return {}
     return {host: await fence.check(host, names.get(host, "")) for host in hosts}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`ha-agent replay FILE`: makes the decisions of a journal again and compares them.
 
-What is decided is compared: the state, the actions, the score and the codes of the reasons. The
-words are not: an earlier version may have given the same decision in others."""
+The state, the actions, the score and the codes of the reasons are compared. The sentences are not:
+an earlier version may have used other words for the same decision."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def as_text(host: dict[str, Any]) -> str:
 
 
 def _fitness(status: Status, vm: VmEntry, host: HostStatus) -> dict[str, Any]:
-    """`here`: the host has the VM. `place`: which in the row of those that may take it, from 1 on;
-    None: none, and `why` says what is in the way."""
+    """How fit a host is for a VM. `here`: the VM runs on it. `place`: its position among the hosts
+    that may take the VM, from 1 on (None: it may not, and `why` says why)."""
     place = vm.order.index(host.host_id) + 1 if host.host_id in vm.order else None
     here = vm.host == host.host_id
     if here:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`ha-agent vm add|define|set|remove|start|stop|history --restore|sign`: the commands that change
-the registry. Each holds its lease meanwhile, on any host; the hosts act on what it then says."""
+the registry. Each holds the registry's lease meanwhile, and may run on any host; the hosts then
+act on the new content."""
 
 from __future__ import annotations
 
@@ -228,7 +229,7 @@ def sign(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
     return ExitCode.OK
 
 
-# --- what they have in common ---------------------------------------------------------------
+# --- shared by several commands -------------------------------------------------------------
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, str]:
@@ -272,7 +273,8 @@ def _defined(config: Config, change: Change, name: str) -> tuple[VmRecord, bool]
 
 
 def _uuid_of_file(config: Config) -> str:
-    """The UUID of the engine by this host's file; "": it has none that can be read."""
+    """The engine's UUID from this host's definition file; "": the file has none, or cannot be
+    read."""
     try:
         root = parse(Path(config.vm.definition).read_text())
         return str(uuid.UUID((root.findtext("uuid") or "").strip()))
@@ -281,7 +283,7 @@ def _uuid_of_file(config: Config) -> str:
 
 
 def _rescued(change: Change, number: int) -> VmRecord:
-    """A record in place of one that nobody can read any more: its lease still has its UUID."""
+    """A new record for one that cannot be read any more; the UUID is taken from the VM's lease."""
     lease = change.leases.at(unit_of(number))
     digits = "" if lease is None else lease.resource.removeprefix("vm-")
     if len(digits) != 32:

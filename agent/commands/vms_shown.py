@@ -24,8 +24,8 @@ from broker.registry.record import RegistryError, VmRecord
 
 
 class Shown:
-    """The registry for a command that only shows it. `problem`: why it is this host's copy that is
-    shown; "": it is the volume."""
+    """The registry for a command that only shows it. `problem`: why this host's copy is shown
+    instead of the volume; "": the volume is shown."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.problem = config, ""

@@ -25,8 +25,8 @@ def found(status: Status, name: str) -> VmEntry:
 
 
 def explain(status: Status, vm: VmEntry) -> list[str]:
-    """The sentences: where it is and why, what is wanted of it, its hosts in order, what is
-    next."""
+    """The sentences: where the VM is and why, its record in the registry, its hosts in order, and
+    what comes next."""
     lines = [_where(vm), _wanted(status, vm)]
     if vm.refused:
         lines.append(f"This host cannot start it: {vm.refused}.")
@@ -62,7 +62,7 @@ def _where(vm: VmEntry) -> str:
 
 
 def _wanted(status: Status, vm: VmEntry) -> str:
-    """What the registry says of it."""
+    """The VM's record in the registry, as sentences."""
     names = {each.number: each.name for each in status.vms}
     parts = [f"priority {vm.priority}", f"needs {size(vm.memory_mb)}"]
     for what, numbers in (("after", vm.after), ("apart from", vm.apart), ("with", vm.together)):
@@ -81,7 +81,7 @@ def _title(status: Status, vm: VmEntry) -> str:
 
 
 def _hosts(status: Status, vm: VmEntry) -> Iterator[str]:
-    """Its hosts in order; after them the others, each with what is in the way."""
+    """The hosts that may take the VM, in order; then the others, each with its obstacle."""
     by_id = {host.host_id: host for host in status.hosts.values()}
     for host_id in vm.order:
         if host_id in by_id:
@@ -92,13 +92,14 @@ def _hosts(status: Status, vm: VmEntry) -> Iterator[str]:
 
 
 def fits(host: HostStatus) -> str:
-    """What makes the host fit, of one that may take a VM."""
+    """Why a host is fit for a VM that it may take."""
     room = "" if host.free_mb is None else f", {size(host.free_mb)} free"
     return f"{host.score} points{room}"
 
 
 def obstacle(status: Status, vm: VmEntry, host: HostStatus) -> str:
-    """Why a host may not take it, of one that is not in its order and has it not."""
+    """Why a host may not take the VM; for a host that is not in the VM's order and does not run
+    it."""
     if host.liveness != "live":
         return f"it {last_word(status, host)}"
     if host.host_shutdown:
@@ -126,7 +127,7 @@ def obstacle(status: Status, vm: VmEntry, host: HostStatus) -> str:
 
 
 def _next(status: Status, vm: VmEntry) -> Iterator[str]:
-    """What is tried next, and what would become of it."""
+    """What is tried next, and what would happen to the VM if its host died."""
     lacks = [each for each in (*status.short, *status.n_plus_1) if each.vm == vm.number]
     if vm.state is VmWord.WAITING and vm.order:
         yield f"Next: {_host_name(status, vm.order[0])} starts it as soon as nothing is in the way."

@@ -17,7 +17,7 @@ from scoring.observation import Power
 
 
 class FenceError(HaError):
-    """Fencing did not do what it was asked for: a sentence that may be shown."""
+    """A question or an order to a fence device failed: a sentence that may be shown."""
 
     code = ExitCode.FENCE
 

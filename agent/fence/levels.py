@@ -11,9 +11,9 @@
 4. Each device has its own thread and its own deadline, and one question at a time: a device
    that hangs does not delay another.
 5. No text that leaves this file holds a password.
-6. Whether an order must still be given is asked in the device's thread when nothing but the order
-   is left to do, before each order: a device may need seconds for a login, and a host that
-   hung may live again meanwhile. Once one order was withdrawn no further device gets one.
+6. Immediately before each order, after the login, the device's thread asks whether the order must
+   still be given: a login may take seconds, and a host that hung may live again meanwhile. Once one
+   order was withdrawn, no further device gets one.
 
 Firmware disagrees on the byte order of a GUID (SMBIOS 7.2.1 has its first three fields
 little-endian, IPMI sends the whole least significant byte first), so each of these orders
@@ -74,9 +74,9 @@ class Privilege(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The answer of a device. `detail`: what is wrong with it, empty when nothing is. `ordered`: it
-    accepted an order. `tried`: an order was sent to it, with any result. `withdrawn`: the order
-    must not be given any more. `privilege`: UNKNOWN where it was not asked for."""
+    """The answer of a device. `detail`: what is wrong (empty: nothing). `ordered`: it accepted an
+    order. `tried`: an order was sent to it, with any result. `withdrawn`: the order must not be
+    given any more. `privilege`: UNKNOWN where the device was not asked for it."""
 
     power: Power
     identity: Identity
@@ -114,7 +114,7 @@ class Clock(Protocol):
         """A time that only grows."""
 
     def sleep(self, seconds: float, /) -> None:
-        """Block the thread for so long."""
+        """Block the thread for this many seconds."""
 
 
 #: What to do with a login, given the finding so far and the deadline.
@@ -200,7 +200,8 @@ class GuardedDevice:
             except Pointless:
                 raise
             except Exception:
-                # The power decides, not the answer: some devices refuse to switch off what is off.
+                # The power counts, not the answer: some devices refuse to switch off a host that is
+                # off already.
                 if not _becomes(login, wanted, deadline_s, self._clock):
                     raise
                 return Finding(wanted, found.identity)

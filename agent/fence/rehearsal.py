@@ -78,8 +78,9 @@ class Rehearsals:
         self._reloaded.set()
 
     async def _rest(self, at_most_s: float) -> None:
-        """Wait, or until there are other devices: then so long that not all hosts, which an
-        administrator reloads one after the other, ask the BMCs at once."""
+        """Wait until the next round, or until the devices change. After a change wait a while more:
+        an administrator reloads all hosts one after the other, and they must not ask the BMCs at
+        the same time."""
         try:
             async with asyncio.timeout(at_most_s):
                 await self._reloaded.wait()

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Storage fencing: takes from a dead host what the storage still holds for it.
+"""Storage fencing: removes the locks and clients that the storage still keeps for a dead host.
 
-A storage misses a dead client late: CephFS after 60 s by default, Gluster after 42. Until then the
-client's locks and capabilities stand in the way of the VM's new start, and on CephFS of everybody
-who opens a file. The storage's own command ends that. A host that lives would lose its disks by it,
-therefore:
+A storage notices late that a client is dead: CephFS after 60 s by default, Gluster after 42. Until
+then the client's locks and capabilities block the VM's new start, and on CephFS every program that
+opens a file. A command of the storage removes them. A live host would lose its disks by that
+command; therefore:
 
-1. Nothing is cut without a proof that the host is off, made after what is cut was found: what was
-   there before the proof belongs to the dead boot of that host, even if it is on again by now.
-2. It makes a takeover quicker, and is never a condition of one: what fails is logged, and the
-   storage's own time is waited for.
-3. A check finds, and cuts nothing.
-4. A lock that carries no host's name is cleared under the lease of the VM whose image it is: who
-   has that knows that no QEMU lives which could hold the lock.
+1. Clients and locks are first found, then the host is proven off, and only then they are removed:
+   so they belong to the dead boot of that host, even if the host is on again by now.
+2. Storage fencing makes a takeover quicker, and is never a condition of one: a failure is logged,
+   and the storage's own time has to pass.
+3. A check only finds them and removes nothing.
+4. A lock that does not name its host is cleared under the lease of the VM whose image it is: while
+   that lease is held, no QEMU can live that holds the lock.
 
 Drivers are blocking; they get a thread and a deadline.
 """
@@ -41,7 +41,7 @@ from broker.daemon.worker import Hung, Worker
 
 log = logging.getLogger("ha-agent.storage-fence")
 
-#: Names that many hosts have: no client is taken for a host by such a one.
+#: Names that many hosts have; a client with such a name is never taken for a certain host.
 _NOBODY = frozenset({"", "localhost", "localhost.localdomain"})
 _FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 
@@ -84,12 +84,12 @@ class StorageFence:
 
     @property
     def keeps_leases(self) -> bool:
-        """Whether what a dead host left there may keep others from the lease volume."""
+        """Whether the clients of a dead host may keep others from the lease volume."""
         return self.is_configured and not isinstance(self._driver, GlusterLocks)
 
     async def check(self, host: int, name: str, within_s: float = math.inf) -> str:
-        """Why what the storage holds for that host could not be cut now; "": it could. It is asked
-        for `within_s` at most."""
+        """Why that host's clients and locks could not be removed now; "": they could. The storage
+        is asked for `within_s` at most."""
         if self._driver is None:
             return ""
         try:
@@ -190,9 +190,9 @@ class CephClients:
 
 
 class GlusterLocks:
-    """Gluster: clears the locks on the VMs' images, which nobody but QEMU takes. A lock carries no
-    host's name. So each image is cleared by a command that sanlock runs under the lease of its VM:
-    it is not run where any host has that lease, and no QEMU is started while it runs."""
+    """Gluster: clears the locks on the VMs' images, which only QEMU takes. A lock does not name its
+    host. So each image is cleared by a command that sanlock runs under the lease of its VM: the
+    command is not run where any host has that lease, and no QEMU is started while it runs."""
 
     def __init__(
         self,

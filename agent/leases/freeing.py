@@ -79,7 +79,7 @@ def was_freed(act: FreeHostId, on_disk: tuple[int, int] | None) -> HostIdFreed:
 
 
 async def _refusal(act: FreeHostId, own_host_id: int, disk: DeltaLeases) -> str:
-    """Why the id must not be freed; empty when the disk shows the same as at the decision."""
+    """Why the id must not be freed; empty: the disk shows what it showed at the decision."""
     if act.host_id == own_host_id:
         return "it is this host's own id"
     on_disk = await disk.read_delta(act.host_id)

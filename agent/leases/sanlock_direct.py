@@ -9,8 +9,8 @@ Rules of this file:
    exit_aio waits): so after its end no write of it can land.
 2. A read that does not end is killed and given up. While it has not ended no other read is
    begun: they would pile up.
-3. An act that must not be begun twice, nor be forgotten over a restart of the agent, is in a file
-   that is locked. The process inherits the lock, and releases it by its end.
+3. An act that must not begin twice, even after a restart of the agent, is recorded in a locked
+   file. The process inherits the lock; when the process ends, the kernel releases it.
 """
 
 from __future__ import annotations

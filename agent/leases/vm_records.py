@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What this host's copy of the registry says of the VMs beside the engine, for those who act on
-them.
+"""The records of the VMs beside the engine, from this host's copy of the registry.
 
 The broker reads the registry and keeps a copy in the state folder (broker/registry/cache.py). The
-agent reads that copy and asks nobody: it has it too while the storage hangs or the broker is away.
+agent reads that copy, so that it has the records also while the storage hangs or no broker runs.
 """
 
 from __future__ import annotations
@@ -47,5 +46,5 @@ class VmRecords:
 
 
 def not_in_registry(vm: int) -> str:
-    """What is wrong where a VM of that number is not known."""
+    """The error text for a VM of that number that is not in the copy."""
     return f"VM {vm} is not in the registry as this host knows it"

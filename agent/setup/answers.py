@@ -87,7 +87,7 @@ class Asker:
         self._talks = not yes and not as_json and sys.stdin.isatty()
 
     def ask(self, name: str, question: str, default: str | None) -> str:
-        """The answer, or the default where nobody is asked; CommandError where there is none."""
+        """The answer, or the default if no person is asked; CommandError if there is no default."""
         while self._talks:
             shown = f" [{default}]" if default else ""
             said = input(f"{question}{shown}: ").strip()
@@ -101,7 +101,7 @@ class Asker:
         return default
 
     def confirm(self, question: str) -> None:
-        """Ask for a confirmation, CommandError without it; where nobody is asked it is given."""
+        """Ask for a confirmation, CommandError without it; if no person is asked, it is given."""
         if self._talks and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
             raise CommandError(ExitCode.REFUSED, "nothing was done")
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a newcomer has the cluster's files from: a folder, or a token; and whether its users have
-the numbers that they have on the member, by which shared storage knows them.
+"""Gets the cluster's files for a newcomer, from a folder or with a token, and checks the numbers of
+its users: shared storage knows a user by the number, so it must be the same as on the member.
 
-A token is used up by fetching. What it fetched is kept in a folder of root's until this host has
-joined, so that a join that failed is repeated without a second token.
+A token can be used once. The files that were fetched with it are kept in a folder of root until
+this host has joined, so that a failed join can be repeated without a second token.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _here(name: str) -> Ids | None:
 
 
 def _hinders(wanted: Ids, now: Ids) -> str:
-    """Why the numbers cannot be given to the daemons' user; "": nothing does."""
+    """Why the numbers cannot be given to the daemons' user; "": they can."""
     with contextlib.suppress(KeyError):
         if wanted.uid != now.uid:
             return f"{wanted.uid} is {pwd.getpwuid(wanted.uid).pw_name}'s here"

@@ -124,7 +124,8 @@ def _problem_at(key: ClusterKey, own: int, host_id: int, address: str) -> str:
 
 
 def _answer(sock: socket.socket, key: ClusterKey, question: Question) -> str | None:
-    """None: the answer has come; else what came instead of it, empty: nothing."""
+    """Wait for the answer: None when it has come; else the text of what came instead (empty:
+    nothing)."""
     until_s, wrong = time.monotonic() + ANSWER_S, ""
     while (left_s := until_s - time.monotonic()) > 0:
         sock.settimeout(left_s)

@@ -42,7 +42,7 @@ from broker.daemon.version import VERSION
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what they are compared with
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SANLOCK = "sanlock"
-#: A clock of the newcomer that is wrong must not matter: the dates are checked by nobody.
+#: The dates of the certificate are not checked, since the newcomer's clock may be wrong.
 _DAY = datetime.timedelta(days=1)
 
 
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
 
 
 def offered(files: Files) -> Offer:
-    """What this member hands out; CommandError where a file lacks."""
+    """The files that this member hands out; CommandError if one is missing."""
     if files.host_id() is None:
         raise CommandError(
             ExitCode.REFUSED,
@@ -118,8 +118,8 @@ def offered(files: Files) -> Offer:
 
 
 def ids_here() -> dict[str, Ids]:
-    """The numbers of this host's users that write to the storage, by name; one that is not here
-    is left out."""
+    """The numbers of the users of this host that write to the storage, by name; users that do not
+    exist here are left out."""
     found = {}
     for name in (SERVICE_USER, SANLOCK):
         try:

@@ -53,7 +53,7 @@ from broker.daemon.exit_codes import ExitCode
 from broker.whiteboard.volume import Volume, VolumeError
 from broker.wire.limits import HOST_ID_MAX
 
-#: So many host ids are tried when other hosts are faster.
+#: How many host ids are tried when other hosts take them first.
 TRIES_MAX = 8
 #: Reads of the whiteboard that measure the storage's speed.
 READS = 20
@@ -169,7 +169,7 @@ def _ways_there(config: Config, own: int) -> list[Done]:
 
 
 def _ways_here(config: Config) -> list[Done]:
-    """Whether this host's libvirt answers the others, by their word."""
+    """Whether the other hosts reach this host's libvirt, as they report it."""
     found = []
     for heard in reached(config, config.host.id):
         if heard.is_good:
@@ -200,8 +200,8 @@ def storage_speed(config: Config) -> tuple[str, float]:
 
 
 def _look_member(config: Config, unproven: bool) -> str:
-    """Check that the member whose files these are, or another one, writes to the whiteboard that
-    this host sees: nobody writes to a copy of it."""
+    """Check that a member writes to the whiteboard that this host sees. It may be a copy, to which
+    no member writes."""
     path, member = config.storage.whiteboard, config.host.id
     if own_id(config.storage) is not None:
         return "this host is a member already"
@@ -345,8 +345,8 @@ def _id_step(joining: Joining, own: Config) -> Step:
 
 
 def _seen_step(joining: Joining, unproven: bool) -> Step:
-    """Check that the members see what this host writes, as it sees what they write. This comes
-    after the host id, since the slot is that id's, and before anything is configured."""
+    """Check that the members see what this host writes. This step comes after the host id, since
+    the slot belongs to that id, and before anything is configured."""
     host = msgspec.structs.replace(
         joining.config.host, name=joining.given.name or socket.gethostname()
     )

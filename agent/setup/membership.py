@@ -26,7 +26,7 @@ LOST_IO_TIMEOUTS, LOST_EXTRA_S = 3, 3.0
 
 
 class IdTaken(HaError):
-    """sanlock gave the host id to another host, or knows that one has it."""
+    """Another host has the host id, by sanlock."""
 
 
 def own_id(storage: StorageSection) -> int | None:

@@ -91,8 +91,8 @@ def names_here(config: Config) -> frozenset[str]:
 
 
 def twins(config: Config, own: Collection[int | None]) -> list[int]:
-    """The other host ids whose leases have a name of this host's sanlock: it would take such an id
-    from the living host that has it. `own`: this host's own ids."""
+    """The other host ids whose leases carry the name of this host's sanlock. It would take such an
+    id from a live host. `own`: this host's own ids."""
     names = names_here(config)
     return [
         host_id

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Changes keys in the text of a TOML file and keeps all else as it is written. Pure.
 
-tomlkit knows where a key stands, in whatever way the file is written. What it does not know is our
-habit: the file that the packages install has every key behind a # with its default, below the
-sentence that explains it, and a key that is set for the first time belongs there.
+tomlkit finds a key in any form of the file. But it does not know the form of the file that the
+packages install: every key stands there as a comment with its default, below its explanation. A key
+that is set for the first time must replace that comment.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ def _shown(config: Config, kind: VolumeKind) -> Shown:
 
 
 def _registry(path: str) -> Shown:
-    """The registry: its header is of another form (broker/registry/record.py), and who reads the
-    registry checks it."""
+    """The registry. Its header has another form (broker/registry/record.py), which the reader of
+    the registry checks."""
     lies_on = lies_on_in_words(path)
     try:
         with Volume(path, read_only=True) as volume:

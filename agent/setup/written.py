@@ -66,7 +66,7 @@ class Files:
         return read_text(self.config)
 
     def host_id(self) -> int | None:
-        """The host id that is configured already; None: none is."""
+        """The host id that is configured already; None: there is none."""
         try:
             found = tomllib.loads(self.text()).get("host", {}).get("id")
         except tomllib.TOMLDecodeError as error:

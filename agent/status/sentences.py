@@ -83,7 +83,7 @@ def host_shutdown(host: HostStatus) -> str:
 
 
 def outside(status: Status) -> str:
-    """Which hosts reach the VM as its users do; empty: none ever has in this place."""
+    """Which hosts reach the VM as its users do; empty: no host ever has on this host and stay."""
     parts = []
     for host in status.hosts.values():
         seen = host.outside

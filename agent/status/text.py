@@ -164,7 +164,7 @@ def _modes(status: Status) -> list[str]:
 
 
 def _next(status: Status) -> list[str]:
-    """What is about to happen, or would happen."""
+    """What happens next, or would happen if the VM's host died."""
     hosts = status.hosts.values()
     lines = [
         f"{host.hostname} is about to {host.intent}{_over(host)}"
@@ -246,7 +246,7 @@ def _row(status: Status, host: HostStatus) -> tuple[str, ...]:
 
 
 def _state(status: Status, host: HostStatus) -> str:
-    """The host's state; of one that could take the VM now, in a word before the reference's."""
+    """The host's state. For a standby, `ready` stands before the reference's state."""
     state = host.state or "?"
     is_standby = state == "EngineDown" and status.engine.up and host.host_id != status.engine.host
     return f"ready ({state})" if is_standby and can_take_it(host) else state

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MATTERS = frozenset({"engine", "memory", "definition", "what_runs"})
 #: Monitors whose problems have lines of their own.
 _SHOWN_ELSEWHERE = frozenset({"network", "what_runs"})
-#: A fence device that was not proven for so long gets a line.
+#: How long a fence device may be unproven before it gets a line.
 FENCE_PATH_OLD_S = 86_400.0
 #: What happens to a difference, by where it is.
 _THEN = {
@@ -41,7 +41,7 @@ _SAID = {
     "never-healthy": "NEVER HEALTHY",
     "drain-stuck": "NOT DRAINED",
 }
-#: A host that the VM did not answer for so long gets a line.
+#: How long the VM may leave a host without an answer before that gets a line.
 REACH_LOST_S = 30.0
 #: The lease budget is low below this share.
 LEASE_LOW = 0.5
@@ -108,7 +108,8 @@ def _since(age_s: float | None) -> str:
 
 
 def _of_what_ran(status: Status) -> Iterator[str]:
-    """Where a start would not boot what ran last, and where the VM differs from its record."""
+    """Hosts on which a start would not boot what ran last, and how the VM differs from its
+    record."""
     ran = status.what_ran
     if status.what_ran_problem:
         yield f"WHAT RAN: {status.what_ran_problem}"
@@ -131,7 +132,7 @@ def _on_one_host(status: Status) -> Iterator[str]:
 
 
 def _of_what_is_left(status: Status) -> Iterator[str]:
-    """What is left of the VM on a host, and what its agent reports about the VM's process."""
+    """Leftovers of the VM on hosts, and reports of their agents about the VM's process."""
     for reason in status.reasons:
         if reason.code in _SAID:
             yield f"{_SAID[reason.code]}: {reason.text} (ha-agent why)"

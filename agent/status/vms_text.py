@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The part of the status's text that several VMs bring in: the first line, what is wrong with them,
-and their table. With one VM alone none of it is shown. Its imports are cheap."""
+"""The part of the status's text about several VMs: their first line, their troubles, and their
+table. With one VM alone none of it is shown. Its imports are cheap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HEAD = ("", "VM", "PRIO", "STATE", "ON", "SINCE", "WHY")
 HOSTS_HEAD = ("", "ID", "HOST", "VMS", "FREE", "SCORE", "AGE", "WHY")
-#: So many VMs that are not well are named in the first line.
+#: How many VMs that are not well are named in the first line.
 NAMED_MAX = 3
 _MIB_IN_GIB = 1024
 
@@ -97,7 +97,7 @@ def troubles(status: Status) -> Iterator[str]:
 
 
 def _differs(vm: VmEntry) -> str:
-    """In what a VM runs unlike its definition, and what that means."""
+    """How a running VM differs from its definition, and what that means."""
     what = "; ".join(vm.differences) or f"{', '.join(vm.differs)} (ha-agent why {vm.name} there)"
     return (
         f"on {vm.hostname} is not as its definition says: {what}. Its next start takes the"

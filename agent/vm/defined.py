@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt's own definition of the VM: the agent's last version of it, and changes by others."""
+"""libvirt's own definition of the VM: recognises changes that were not made by the agent."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from broker.daemon.exit_codes import ExitCode
 
 
 class VmError(HaError):
-    """The VM, or its definition, does not allow what was asked for."""
+    """The VM, or its definition, does not allow the requested action."""
 
 
 class DefinitionError(VmError):
@@ -22,4 +22,4 @@ class Unprotected(VmError):
 
 
 class TooMany(VmError):
-    """So many VMs are being started here that another one has to wait."""
+    """Too many VMs are being started here: another start has to wait."""

@@ -10,10 +10,10 @@ libvirt's sanlock lock driver registers the process before QEMU runs and acquire
 lease when the CPUs are started. A process that sanlock does not know means that libvirt
 runs without the lock driver: it is ended at once.
 
-Each VM has threads of its own: a call that hangs for one holds no other. Only starts share
-something: sanlock has 8 threads for all that is asked of it, and a start may sleep in one of them
-until another host is dead for it. So no more than STARTS_AT_ONCE VMs of the registry start at once
-on a host, and the engine's start and the fence lease always find a thread.
+Each VM has threads of its own: a call that hangs for one VM delays no other. Only starts share
+something: sanlock has 8 threads for all requests, and a start may occupy one of them until sanlock
+calls another host dead. So at most STARTS_AT_ONCE VMs of the registry start at once on a host, and
+the engine's start and the fence lease always find a free thread.
 """
 
 from __future__ import annotations
@@ -299,7 +299,8 @@ class LibvirtHypervisor:
             connection.close()
 
     def _start_in_turn(self, what_ran: WhatRan | None, registry: int) -> None:
-        """The start. Its turn ends when it has really ended, not when nobody waits any more."""
+        """The start. Its turn ends when the start has really ended, even if its caller has given up
+        waiting."""
         if self._turns is None:
             self._start(what_ran, registry)
             return

@@ -30,7 +30,7 @@ class LibvirtHypervisors:
         self._of = {ENGINE: engine}
 
     def __call__(self, vm: int) -> LibvirtHypervisor:
-        """The hypervisor of a VM, the same one each time: what hangs there is known to it."""
+        """The hypervisor of a VM; always the same object, which knows the calls that hang."""
         if vm not in self._of:
             recorded = RecordedVm(self._config, vm, self._records)
             self._of[vm] = LibvirtHypervisor(self._config, recorded, self._leases, self._turns)

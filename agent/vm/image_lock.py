@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Recognises a start that QEMU's lock on an image kept out, and says whose lock it may be.
+"""Recognises a start that failed for QEMU's lock on an image, and names who may have the lock.
 
-A QEMU that writes to an image locks it. The lock of one whose host died stays on the storage until
-the storage misses that host: seconds or minutes, by the storage's own settings. Until then no QEMU
-starts anywhere, which is right: the lock is one more proof that nobody else writes. It says nothing
-against the host that tries.
+A QEMU that writes to an image locks it. When its host dies, the lock stays until the storage
+notices the death: seconds or minutes, by the storage's settings. Until then no QEMU starts on any
+host, which is right: without the lock it would not be sure that no other process writes. Such a
+failure is no fault of the host that tried, so it does not count as a failed start.
 """
 
 from __future__ import annotations

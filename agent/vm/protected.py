@@ -52,7 +52,7 @@ class ProtectedVm(Protocol):
         """The name of its lease."""
 
     async def owner(self, leases: SanlockLeases) -> LeaseAnswer:
-        """Who has its lease; raises nothing."""
+        """The owner of the VM's lease; raises nothing."""
 
 
 class Engine:
@@ -70,7 +70,8 @@ class Engine:
         return connection.lookupByName(self._definition.name)
 
     def wanted(self, registry: int) -> Definition:
-        """As the file has it now; one that cannot be used leaves it as it was read before."""
+        """The definition from the file as it is now; if that cannot be used, the one that was read
+        before."""
         try:
             self._definition = load_definition(self.config)
         except DefinitionError as error:
