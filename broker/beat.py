@@ -57,7 +57,7 @@ class Beat:
     async def once(self, now_s: float, until_s: float | None = None) -> None:
         """One turn: this host's slot out, everybody's slots in.
 
-        What the storage has not answered by `until_s` is not waited for (None: it is).
+        The turn does not wait for the storage beyond `until_s` (None: it does).
         """
         await self._take_turn(self._publish_and_read, now_s, until_s)
         self._after(now_s)

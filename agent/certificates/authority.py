@@ -25,8 +25,8 @@ from broker.daemon.errors import HaError
 ORGANISATION = "ha-agent"
 AUTHORITY_LASTS = datetime.timedelta(days=20 * 365)
 HOST_LASTS = datetime.timedelta(days=365)
-#: With a third of its time left a host's certificate is made anew: months in which somebody can
-#: look why it was not.
+#: A host's certificate is made anew when a third of its time is left. If that fails, a person has
+#: months to find out why.
 RENEW_WITHIN = HOST_LASTS / 3
 #: The clocks of the members may differ by that.
 CLOCKS_DIFFER = datetime.timedelta(days=2)
@@ -95,7 +95,7 @@ def issue(authority: bytes, host: str, names: tuple[str, ...], now: datetime.dat
 def why_not_good(
     certificate: bytes, authority: bytes, names: tuple[str, ...], now: datetime.datetime
 ) -> str:
-    """Why a certificate is to be made anew; "": it is not. NoAuthority."""
+    """Why a certificate must be made anew; "": it is still good. NoAuthority."""
     try:
         found = x509.load_pem_x509_certificate(certificate)
     except ValueError:
@@ -131,8 +131,8 @@ def _read(authority: bytes) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificat
         key.public_key()
     )
     if not fits or not is_ours(_pem(made)) or not _is_by(made, made):
-        raise NoAuthority("holds another authority than one of ha-agent's")
-    assert isinstance(key, ec.EllipticCurvePrivateKey), "it was just looked at"
+        raise NoAuthority("holds an authority that ha-agent has not made")
+    assert isinstance(key, ec.EllipticCurvePrivateKey), "checked above"
     return key, made
 
 

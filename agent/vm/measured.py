@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How long a start and a boot of the engine took on this host, kept over restarts: the input of the
-bound of a takeover."""
+"""Measures how long a start and a boot of the engine take on this host, and keeps the results over
+restarts. The status predicts from them how soon the VM would run again (its bound)."""
 
 from __future__ import annotations
 

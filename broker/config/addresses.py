@@ -59,8 +59,9 @@ def is_loopback(address: str) -> bool:
 
 
 def loopback_beside(listen: tuple[str, ...]) -> tuple[str, ...]:
-    """The address at which this host itself finds a server that listens on `listen`, beside those:
-    127.0.0.1 at its first port. Empty where one of them is that already, or there is none."""
+    """A further address for a server that listens on `listen`, so that this host itself reaches it:
+    127.0.0.1 at its first port. Empty where the loopback is among them already, or there is no
+    address."""
     if not listen or any(is_loopback(one) or split(one)[0] == "0.0.0.0" for one in listen):  # noqa: S104
         return ()
     return (f"127.0.0.1:{split(listen[0])[1]}",)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The clock of both daemons: seconds since this host booted, its time asleep included.
+"""The clock of both daemons: seconds since this host booted, including the time it was suspended.
 
-A host that is suspended hears nothing, and CLOCK_MONOTONIC, by which asyncio counts, stands still
-for it: when it wakes, what it heard an hour ago would be as fresh as a moment before. It would say
-that nothing runs, or free the id of a host that has booted since. So the event loops of broker and
-agent count by CLOCK_BOOTTIME, which goes on: all that was heard, read and measured is as old as it
-is, and each deadline that passed meanwhile is over (docs/decisions/0089).
+asyncio counts by CLOCK_MONOTONIC, which stops while a host is suspended. When the host wakes, an
+answer of an hour ago would look as fresh as before: the host could report that nothing runs, or
+free the id of a host that has booted since. So the event loops of broker and agent count by
+CLOCK_BOOTTIME, which does not stop: every answer, read and sample has its true age, and deadlines
+that passed meanwhile have ended (docs/decisions/0089).
 
 sanlock, libvirt and systemd count by CLOCK_MONOTONIC: a time of theirs passes `of_monotonic` once.
 """
@@ -24,7 +24,7 @@ def now_s() -> float:
 
 
 def of_monotonic(monotonic_s: float) -> float:
-    """When it was so long ago by CLOCK_MONOTONIC: its age then counts no time asleep."""
+    """A time of CLOCK_MONOTONIC by this clock. Its age does not include the time asleep."""
     return monotonic_s + now_s() - time.monotonic()
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reads a file that somebody else has put there.
+"""Reads a file that another program or a person has put there.
 
-What lies at a path need not be a file. To open a FIFO waits until somebody writes to it, and a
-device may have no end: a daemon, or a command, would hang before it has said a word.
+A path may also name a FIFO or a device. Opening a FIFO waits for a writer, and a device may have no
+end: a daemon or a command would hang without a message.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """Detects VMs that have no place, or would have none after the death of a host, and makes notices
 of them. No I/O.
 
-Every host finds the same, so one of them sends it. What is over within its patience is not worth a
-notice: a takeover is short of room while it is under way.
+Every host finds the same, so only one of them sends the notice. A lack that ends within its
+patience gives no notice: during a takeover memory is short for a moment.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from broker.events.notice import FactValue, Notice
 from broker.wire.kinds import Kind
 from broker.wire.vms import WithoutPlace
 
-#: A VM must have been without a place for so long.
+#: How long a VM must have been without a place before there is a notice.
 NOW_S = 10.0
-#: A host's death must have left it without one for so long.
+#: How long the death of a host must leave a VM without a place before there is a notice.
 IF_DIES_S = 60.0
 
 _Key = tuple[int | None, int]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Finds a host id that a process of this host may still be freeing though no agent reports it.
 
-Such a process outlives its agent (agent/leases/sanlock_direct.py), and where it acts without the
-fence lease nothing on the shared storage shows it but this host's own slot. The agent repeats
-the line in each report; a broker that was restarted has no report yet, and would remove the line.
+Such a process survives its agent (agent/leases/sanlock_direct.py). If it acts without the fence
+lease, only a line in this host's own slot shows it on the shared storage. The agent repeats that
+line in each report; but a broker that was restarted has no report yet, and would remove the line.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class _OnFile(msgspec.Struct, frozen=True):
 
 
 def freeing_before(path: Path) -> int | None:
-    """The host whose id is being freed without the fence lease, by the agent's file; None: none is,
-    or that has ended. The process holds a lock on the file as long as it lives."""
+    """The host whose id is being freed without the fence lease, by the agent's file. None: there is
+    no such freeing, or its process has ended: that process holds a lock on the file as long as it
+    lives."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The lease volume, kept open: what is asked at a takeover opens nothing and measures nothing.
+"""Keeps the lease volume open, so that a question during a takeover need not open it.
 
-While a client of a cluster file system is silent, whoever opens a file anew, or asks for its size,
-may wait until the storage evicts that client (CephFS: a minute): the metadata server first calls
-back what the silent client holds. A read through a descriptor that is open already does not wait.
+While a client of a cluster file system is silent, opening a file or asking for its size may wait
+until the storage evicts that client (CephFS: a minute), since the metadata server first recalls the
+capabilities of the silent client. A read through a descriptor that is already open does not wait.
 
 Rules:
 

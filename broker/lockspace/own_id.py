@@ -4,22 +4,22 @@
 A fencer frees the id of a host whose power it has read as off. Its write may land minutes later:
 the kernel keeps it while a path to the storage is away, and killing the process does not take it
 back. If the host has come back by then and runs the VM under that id, the VM loses its lease while
-it runs. So a host that is back does not join before the act is over.
+it runs. So a host that comes back does not join before such a freeing is over.
 
 Rules of this file:
 
-1. An act is under way while the newest record of the fence log says so, or the slot of the host
-   that acts. Both are read again after this host has joined: the record is written before
-   the fencer reads the id for the last time, so one of the two sees the other.
-2. It is over when they no longer say so.
-3. Where no host is left to say it: the process that frees the id holds the fence lease, and the
-   kernel closes its connection to sanlock only when no write of it is left. So it is over when
-   that host no longer owns the fence lease. This does not hold where this host owned the fence
-   lease itself, and its id is freed for it (scoring/hosts/dead_fencer.py): then rule 4 is left.
-4. Where that host is gone: a host that has booted, or joined, anew has lost its writes. One
-   whose id has stood still for sanlock's host-dead time was reset by its watchdog.
-5. What rules 3 and 4 find must have been so for one io_timeout: a write of a host that is gone
-   and that the storage itself delays is expected to have landed by then (docs/decisions/0038).
+1. A freeing is under way while the newest record of the fence log says so, or the slot of the
+   fencer. Both are read again after this host has joined: the record is written before the fencer
+   reads the id for the last time, so at least one of the two hosts sees the other.
+2. It is over when neither says so any more.
+3. If the fencer does not live any more, it is over when that host no longer owns the fence lease:
+   the process that frees the id holds that lease, and the kernel closes its connection to sanlock
+   only when no write of it is left. This does not apply if this host itself owned the fence lease,
+   and its id is freed for that reason (scoring/hosts/dead_fencer.py); then only rule 4 applies.
+4. It is over when the fencer has booted or joined anew, since its writes are lost then; or when the
+   fencer's id was not renewed for sanlock's host-dead time, since its watchdog has reset it then.
+5. The finding of rule 3 or 4 must have lasted for one io_timeout: by then a write that the storage
+   itself delays is expected to have landed (docs/decisions/0038).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class OwnId:
         boots: Mapping[int, str],
         now_s: float,
     ) -> Freeing | None:
-        """The first of these acts that may still land; None: none can.
+        """The first of these freeings whose write may still land; None: there is none.
 
         `owner` None: unknown. `boots`: each host's boot id, as its slot has it.
         """

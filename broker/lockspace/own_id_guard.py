@@ -20,7 +20,7 @@ from broker.whiteboard.slot import SlotReport
 
 log = logging.getLogger("ha-broker")
 
-#: So many changes of this host's slot by another writer mean that it has the same host id.
+#: After this many changes of this host's slot by another writer, that writer has the same host id.
 FOREIGN_WRITES_MAX = 2
 #: Why the lockspace is not joined at first.
 LOG_NOT_READ = "the fence log, where a freeing of this host's id would stand, was not read yet"

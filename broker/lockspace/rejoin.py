@@ -19,7 +19,7 @@ Rules of this file:
    only once every process with a lease under it has ended (record 76): it is asked at once.
 3. So too where the lease carries a fixed name that is not this machine's: a copy of the disk of
    another host would take the id of the living original.
-4. A lease that is free, or carries a name that sanlock made up, is left to sanlock.
+4. If the lease is free, or carries a name that sanlock made up, sanlock decides alone.
 5. A lease that cannot be read is unknown: sanlock is not asked.
 """
 

@@ -59,7 +59,7 @@ class Renewals:
             await asyncio.sleep(WATCH_S if self.watch else LOOK_S)
 
     def learn(self, found: Mapping[int, tuple[int, int]], now_s: float) -> None:
-        """Take in what is newer; the source may have looked long ago."""
+        """Take in the renewals that are newer than the known ones; the source may be old."""
         for host_id, (generation, timestamp) in found.items():
             old = self.table.get(host_id)
             if old is not None and (old.generation, old.timestamp) == (generation, timestamp):

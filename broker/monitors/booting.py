@@ -14,9 +14,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 BOOT_EVERY_S = 0.25
-#: A question beside the patient one is given up after so long.
+#: The deadline of each further question that is asked while the first one still waits.
 QUICK_S = 1.0
-#: A VM that has not been well for so long is asked as rarely as any other.
+#: A VM that is not well after this time is asked as seldom as any other.
 BOOT_MAX_S = 600.0
 _LATE = f"it does not answer within {QUICK_S:g} s"
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How much memory of this host is not committed to any domain.
 
-Free memory lags behind what was promised: a VM of 8 GiB that boots has touched 1 GiB of it. So a
-host counts what its domains may take at most, foreign ones too, and what is free besides as far as
-it is less. Huge pages are a pool of their own.
+A VM that boots has not touched all its memory yet: of 8 GiB perhaps 1 GiB. So the host subtracts
+the most that its domains may take, foreign domains included; if less memory is really free, that
+counts. Huge pages are a pool of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from broker.monitors import Unknown
 from broker.whiteboard.vm_lines import Memory
 
-#: What is free is rounded down to a multiple of this: less is noise.
+#: Free memory is rounded down to a multiple of this; smaller changes are noise.
 STEP_MB = 64
 _LINE = re.compile(r"^(\w+):\s+([0-9]{1,18}) kB$", re.MULTILINE)
 _PAGES = re.compile(r"hugepages-([0-9]{1,9})kB")

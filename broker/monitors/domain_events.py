@@ -77,10 +77,10 @@ FIRED = "its watchdog fired"
 
 
 class DomainEvents:
-    """Calls `changed` for each event of the VM, on the loop on which it was made, until closed.
-    Before that it calls `caused` with PANICKED or FIRED, which libvirt's state of the VM does not
-    show afterwards. For each event of another domain it calls `other` with its UUID, what happened,
-    and that cause, "": none."""
+    """Calls `changed` for each event of the VM, on the loop on which this object was made, until it
+    is closed. After a panic or a fired watchdog it first calls `caused` with PANICKED or FIRED,
+    since libvirt's state of the VM does not show that afterwards. For each event of another domain
+    it calls `other` with the UUID, a text, and that cause ("": neither)."""
 
     def __init__(
         self,

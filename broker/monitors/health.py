@@ -4,9 +4,9 @@
 It is asked while the VM is up on this host. The health is "bad" after `failures` in a row, and
 "unknown" before the first answer and while the monitor itself fails.
 
-While the VM boots it is asked every BOOT_EVERY_S, so that nobody waits for a VM that is well. A
-question that was put before the guest had its network may hang for seconds when the guest answers
-already; so the next one does not wait for it (broker/monitors/booting.py).
+While the VM boots it is asked every BOOT_EVERY_S, so that a healthy VM is found at once. A question
+that was sent before the guest had its network may hang for seconds although the guest answers by
+now; so the next question does not wait for it (broker/monitors/booting.py).
 """
 
 from __future__ import annotations

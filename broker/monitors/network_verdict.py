@@ -3,14 +3,14 @@
 
 Rules of this file:
 
-1. A target counts with the best of its last WINDOWS windows: one bad window costs nothing, a
-   target that stays away costs all of it. Until so many windows were seen, a target that was
-   never fine is unknown, and does not count.
-2. A target that fails here is at fault itself where other live hosts publish that it fails for
-   them too and none publishes that it answers: it is left out, and costs no host points.
-   A host that does not test it, or has no result yet, has no say.
-3. A host publishes of a target the result of its last window: all hosts see a dead gateway within
-   one window, long before it costs any of them a point.
+1. A target counts with the best of its last WINDOWS windows: one bad window costs nothing, a target
+   that stays away costs its whole share. A target that never answered is unknown, and does not
+   count, until that many windows have passed.
+2. If a target fails here, other live hosts publish that it fails for them too, and none publishes
+   that it answers, then the target itself is at fault: it is left out, and costs no host points. A
+   host that does not test the target, or has no result yet, does not count.
+3. A host publishes the result of the last window for each target. So all hosts know of a dead
+   gateway within one window, long before it costs any of them a point.
 4. The line of a peer is foreign text: it can only cause targets that fail here to be left out.
 """
 
@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 
 from broker.daemon.foreign import clean
 
-#: A target must be bad in so many windows of the network test before it costs anything.
+#: In how many windows of the network test a target must be bad before it costs anything.
 WINDOWS = 3
 #: A target fails when a smaller fraction of its probes is answered.
 FAILS_BELOW = 0.5

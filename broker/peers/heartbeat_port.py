@@ -46,8 +46,8 @@ class HeartbeatPort:
         self._transports: list[asyncio.DatagramTransport] = []
 
     async def start(self, addresses: Iterable[tuple[str, int]]) -> None:
-        """Listen on (host, port), port 0: any; OSError, its filename the address, where that
-        fails."""
+        """Listen on each (host, port); port 0: any free one. OSError, with the address as its
+        filename, where that fails."""
         loop = asyncio.get_running_loop()
         for host, port in addresses:
             try:
@@ -106,7 +106,8 @@ async def _bound(host: str, port: int) -> socket.socket:
 
 
 class _Port(asyncio.DatagramProtocol):
-    """Answers while answers can be sent; asyncio would keep all others in memory."""
+    """Answers questions. While an answer cannot be sent at once none is made, since asyncio would
+    keep it in memory."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Asks the machine that runs the engine whether it is there, beside its broker: its kernel, and the
-VM itself, at the address at which its users find it.
+"""Asks the kernel of the machine that runs the engine, and the engine itself at the address that
+its users use, for a sign of life that does not depend on the broker there.
 
-A broker that is dead answers nothing, though its machine and the VM are well. Their kernels answer
-still: a ping, or a connection that they accept or refuse. A machine that hangs answers none of
-these, and neither does the VM on it.
+A dead broker does not answer, although its machine and the VM may be well. But their kernels still
+answer a ping, and accept or refuse a connection. A machine that hangs answers none of these, and
+neither does the VM on it.
 
 Rules of this file:
 
-1. Any answer is a sign of life. Silent is who answers nothing, of all that was asked.
-2. Silence says something only of what has answered before: a firewall that drops all is no death.
-   So both must have answered while the VM was in this place, and not long ago.
-3. A question that this host could not put, or was too slow to judge, proves nothing and ends the
-   row.
-4. One machine is asked: by its heir every STEADY_S, and by all every beat while its slot stands
-   still. Who is not its heir learns so whether it answers, which forbids to switch it off; to know
-   that it hangs is the heir's alone.
+1. Any answer is a sign of life. The machine is silent only if no question was answered.
+2. Silence counts only for what has answered before: a firewall that drops all packets is no death.
+   So both must have answered during this stay of the VM, and not long ago.
+3. A question that this host could not send, or whose answer it judged too late, proves nothing, and
+   the silence begins anew.
+4. Only the machine that runs the engine is asked: by its heir every STEADY_S, and by all hosts in
+   every beat while its slot does not change. To the other hosts an answer shows that it must not be
+   switched off; only the heir can conclude that it hangs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from broker.daemon.worker import Hung
 STEADY_S = 30.0
 #: Where none is asked.
 IDLE_S = 3600.0
-#: What was answered longer before the silence is forgotten: the questions of one row, and a beat.
+#: How long before the silence an answer still counts: the questions of one row, and a beat.
 FRESH_S = STEADY_S + 5.0
 #: An answer that takes longer is ignored.
 QUESTION_S = 1.0
@@ -173,7 +173,7 @@ class MachineWatch:
 
 
 def _result(question: asyncio.Future[bool | None]) -> bool | None:
-    """What was answered; a question that is not answered yet is given up."""
+    """The result of the questions; those without an answer yet are given up."""
     if not question.done():
         question.cancel()
         return False

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A request of one member to another: an order to its agent, or a maintenance mode. Pure.
 
-Whoever has the cluster key may ask, as who has it may do everything else; a person gets it signed
-by a command that can read the secrets file. What must not be possible is that an old request works
-again: an overheard "power off" would be a weapon for ever. So the asked host first gives a
-challenge, and takes it back once.
+Every holder of the cluster key may ask, since the key allows everything else as well; for a person,
+a command that can read the secrets file signs the request. But an old request must not work again:
+an overheard "power off" could be sent at any later time. So the asked host first issues a
+challenge, and accepts it once.
 
 Rules of this file:
 

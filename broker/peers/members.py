@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Decides which slots count: which of the hosts that have a slot are members of the cluster.
 
-One forged slot, of a host that does not exist, said that the VM was up there and kept it down for
-ever; another one claimed a score of 10000 and had the healthy VM moved to it. A writer that is no
-member causes nothing, and prevents nothing. A slot that does not count is shown, with the reason.
+Without this check, one forged slot of a host that does not exist, which says that the VM is up
+there, keeps the VM down for ever; another one with a score of 10000 has the healthy VM moved to it.
+So a writer that is no member must neither cause nor prevent anything. A slot that does not count is
+shown with the reason.
 
 Rules of this file:
 
 1. A host whose slot is signed is a member, unless its host id is free in the lockspace, read there
    since its slot is written, and it does not answer over the network: nothing can run there.
-2. A host whose slot is not signed (an earlier version) is one while its id is in use in the
-   lockspace, or it answers over the network. Under `unsigned = "trust"`, and without a key, rule 1
-   is enough for it.
+2. A host whose slot is not signed (an earlier version) is a member while its id is in use in the
+   lockspace, or while it answers over the network. With `unsigned = "trust"`, or without a key, it
+   is treated as if its slot were signed (rule 1).
 3. A host that was a member once stays one, unless its slot is written after its id was seen free: a
    dead host that was fenced, whose id is free then, is still the host that had the VM.
-4. A slot of a newer version cannot be read, nor its signature: it means that this host does
-   nothing. It counts while its bytes change, of a host whose id is in use or that answers.
-5. A slot that says that the VM is up there is not believed where no other witness supports it: the
-   engine lease is not known to be that host's, and its own newer answer over the network says the
-   contrary, or it does not answer and its id is free or dead.
-6. A score counts up to that of a host without fault, by the host's own configuration.
-7. What is unknown decides nothing: where the lockspace was not read, a signed host counts.
+4. A slot of a newer version cannot be read, nor can its signature; because of it this host does
+   nothing. It counts only while its bytes change and its host's id is in use, or the host answers.
+5. A slot that says that the VM is up there is not believed if the other witnesses contradict it:
+   the engine lease is not known to be that host's, and either its newer answer over the network
+   says the contrary, or it does not answer and its id is free or dead.
+6. A score counts at most as much as that of a host without any penalty, by this host's
+   configuration.
+7. An unknown fact excludes no host: if the lockspace was not read, a signed host counts.
 """
 
 from __future__ import annotations
@@ -40,17 +42,17 @@ from scoring.vm_facts import VmStatus
 #: At most so many ids that are not in use are read from disk, and asked over the network: strangers
 #: cost no more, however many slots they write.
 STRANGERS_MAX = 32
-#: A slot that stood still for so long and changes again is that of a host that came back.
+#: When a slot changes again after this time without a change, its host has come back.
 BACK_S = 5.0
-#: A slot that changes so long after its host id was seen free is not that of a host that joined.
+#: When a slot changes this long after its host id was seen free, its writer has not joined.
 AFTER_FREE_S = 2.0
-#: A slot of a newer version that stands still for so long is a dead host's.
+#: How long after its last change a slot of a newer version counts as a dead host's.
 NEWER_STANDS_S = 10.0
 #: sanlock looks at the others every 2 * io_timeout; an id that it does not list after this time is
 #: not joined.
 SANLOCK_LOOKS_S = 5.0
 
-#: A claim is believed for so long, until the other witnesses must have seen the same.
+#: How long a claim is believed without support; by then the other witnesses must have seen it too.
 CLAIM_S = 2.0
 #: sanlock's states of a host id under which nothing can run.
 _GONE = frozenset({"free", "dead"})

@@ -5,10 +5,10 @@ Rules of this file:
 
 1. The best standby asks every `outside_interval`, the other live hosts less often; all of them as
    often as the best as soon as one of them misses an answer.
-2. A host in doubt checks whether its own network leads anywhere: one that misses the VM, or waits
-   for its answer longer than usual, and the VM's own host while another one misses it or its uplink
-   has no carrier. It goes on for STAYS_S, so that the VM is not started again where nobody would
-   reach it.
+2. A host in doubt checks whether its own network works. In doubt is a host that misses the VM or
+   waits for its answer longer than usual; and the VM's own host while another host misses the VM,
+   or while its uplink has no carrier. The check goes on for STAYS_S, so that the VM is not started
+   again on a host where nobody would reach it.
 3. A VM beside the engine is asked by ASKERS_MAX hosts, others for each VM, and by all as soon as
    one of them misses an answer: many VMs on many hosts would be many questions.
 """
@@ -27,7 +27,7 @@ from scoring.vm.seen import at
 from scoring.vm_facts import ENGINE, OutsideView, PeerVm, VmStatus
 
 STAYS_S = 120.0
-#: So many hosts ask a VM beside the engine while all goes well.
+#: How many hosts ask a VM beside the engine while none of them misses an answer.
 ASKERS_MAX = 3
 
 
@@ -87,7 +87,7 @@ class OutsideWatch:
         )
 
     def _askers(self, others: list[int]) -> list[int]:
-        """The hosts that ask the VM while all goes well, the one that asks often first."""
+        """The hosts that ask the VM while none misses an answer; the first one asks often."""
         hosts = sorted((*others, self._host_id))
         first = self._number % len(hosts)
         return [*hosts[first:], *hosts[:first]][:ASKERS_MAX]

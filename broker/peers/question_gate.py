@@ -14,9 +14,9 @@ Rules of this file:
    others STRANGERS_PER_S datagrams in a second are checked, for a member whose address was
    never seen; the rest is dropped before any work.
 3. A check that uses up a member's share comes after its MAC: nobody else can use it up.
-4. A question is answered once. Of the last BOOTS_MAX boots of each member the numbers of the last
-   WINDOW_S are remembered; older ones count as replays. In the first moment after a start of
-   the broker nothing is remembered: a replay then costs one answer, which proves nothing.
+4. A question is answered once. For each of the last BOOTS_MAX boots of a member the question
+   numbers of the last WINDOW_S are remembered; older questions count as replays. Right after the
+   start of the broker nothing is remembered: a replay then gets one answer, which proves nothing.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from broker.peers.heartbeat import Fault
 
 #: Answers to one member in a second; a beat of 0.1 s and four addresses make 40 questions.
 ANSWERS_PER_S = 50
-#: So many datagrams from unknown addresses are checked in a second.
+#: How many datagrams from unknown addresses are checked in a second.
 STRANGERS_PER_S = 100
 #: Two questions of a host may arrive in the wrong order within this time.
 WINDOW_S = 5.0
 BOOTS_MAX = 64
-#: How many addresses are remembered beside the published ones: of 2000 members a few each.
+#: How many addresses are remembered beside the published ones: a few for each of 2000 members.
 PROVEN_MAX = 4096
 
 
 class Refusal(StrEnum):
     """Why a question is not answered. The values are stable: they go into JSON and metrics.
 
-    STRANGER: from an unknown address, and one too many of them or not signed with the cluster key.
+    STRANGER: from an unknown address, and above the limit or not signed with the cluster key.
     BEFORE_RESTART: a replay from an earlier boot of the host that asks. REFLECTED: an answer, or a
     question of this very host. WRONG_HOST: meant for another host. TOO_MANY: this member asks more
     often than ANSWERS_PER_S."""
@@ -106,7 +106,7 @@ class _Boot:
 
 @dataclass(slots=True)
 class _Member:
-    """The memory about a member: its boots, the one that asked last at the end."""
+    """The memory about a member. `boots`: in the order of their last questions."""
 
     turns: _Turns
     boots: OrderedDict[str, _Boot] = field(default_factory=OrderedDict)

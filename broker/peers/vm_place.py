@@ -7,15 +7,16 @@ harm.
 
 Rules of this file:
 
-1. Up: a host says so now: this one, one whose slot changes, or one that answers over the network.
-2. Down needs proof for every host: its own word, now, or that nothing on it can hold the lease
-   (its host id is free, sanlock calls it dead). Or proof for the VM: the engine lease is free, or
-   its owner is gone.
-3. Everything else is unknown, and then what is known is said. This host's own trouble comes first:
-   a host that cannot read, or reads another storage than the others write to, knows nothing of
-   them.
-4. "Most likely" needs a sign of life of the host that had the VM, after it fell silent. There is no
-   countdown here: a host whose sanlock renews is never called dead.
+1. Up: a host reports it up now: this host, one whose slot changes, or one that answers over the
+   network.
+2. Down needs a proof for every host: its own present report, or that nothing on it can hold the
+   lease (its host id is free, or sanlock calls it dead). Or a proof for the VM: the engine lease is
+   free, or its owner is gone.
+3. Everything else is unknown, and the known facts are shown. This host's own trouble comes first: a
+   host that cannot read the storage, or reads another one than the others write to, knows nothing
+   about them.
+4. "Most likely" needs a sign of life of the host that had the VM, from after the moment when its
+   slot stopped. There is no countdown: a host whose sanlock renews is never called dead.
 
 A further witness is a further field of `SeenHost`, and one more line in `_word` or `_cannot_run`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What this host knows of the registry: read from its volume, and kept in the state folder.
+"""This host's copy of the registry: read from the volume, and kept in the state folder.
 
 A VM that runs is watched without the storage, and a host that comes up while the storage is away
 still knows its VMs. So the daemons work with a copy, which is read again when something changed.
@@ -8,9 +8,9 @@ Rules:
 
 1. The header is read every 10 s, everything every minute, and at once when another host shows a
    larger generation in its slot.
-2. A record counts from the first generation that was read of it on. One that is older than that,
-   that cannot be read, is not signed or is gone leaves the copy as it is; the VM is `damaged`: what
-   runs goes on, and no host starts it until it is defined anew.
+2. A record never goes back: if the volume's one is older than the copy's, cannot be read, is not
+   signed or is gone, the copy stays as it is and the VM is `damaged`: if it runs, it runs on, and
+   no host starts it until it is defined anew.
 3. A definition counts by its digest, which its record names: a copy with that digest is as good as
    the volume's. One that this host must not start (broker/registry/admitted.py) makes the VM
    `damaged` here.
@@ -49,7 +49,7 @@ log = logging.getLogger("ha-broker.registry")
 #: The file of the records in FOLDER.
 RECORDS_FILE = "registry.json"
 HEADER_EVERY_S, WHOLE_EVERY_S = 10.0, 60.0
-#: Between two readings, however often another host changes what it says.
+#: The least time between two readings, however often another host changes its line.
 PAUSE_S = 0.5
 #: More than the records of 128 VMs take.
 RECORDS_FILE_BYTES_MAX = 4 * 1024 * 1024
@@ -355,7 +355,7 @@ def newest_heard(lines: Iterable[Mapping[str, str]]) -> int:
 
 
 def sentence_of(error: Exception) -> str:
-    """What is wrong with the registry, and the next step."""
+    """What is wrong with the registry, and the next step, as a sentence."""
     if isinstance(error, VolumeError):
         return f"registry {error.path}: {error.what}; {error.step}"
     return str(error)

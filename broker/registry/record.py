@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The blocks of the registry as bytes: its header, and one record for each VM. Pure.
 
-A VM that is lost from the registry is not started when its host dies, so nothing of it is ever
-half written: a record is one block of 4096 bytes, which the storage writes as a whole or not at
-all, and the definition (libvirt's XML) that it points to was written and read back before.
+A VM that is lost from the registry is not started when its host dies. So a record must never be
+half written: it is one block of 4096 bytes, which the storage writes as a whole or not at all. The
+definition (libvirt's XML) to which it points was written and read back before.
 
 Rules:
 
@@ -14,8 +14,8 @@ Rules:
    block of NUL bytes is unused.
 3. A record keeps its last definitions, the newest first, each in a place of its own; the next one
    is written to the place of the oldest.
-4. `health` says how the VM is asked whether it is well: a page, `tcp:HOST:PORT`, `guest-agent`, or
-   "" where it is not; `expect` is the regular expression that such a page must hold.
+4. `health` is the VM's health check: the URL of a page, `tcp:HOST:PORT`, `guest-agent`, or "" for
+   none; `expect` is the regular expression that must match in the page.
    `starting_s`, `bad_health_s`, `stop_grace_s` and `migration_timeout_s` are None where the
    cluster's own durations count.
 5. A VM that was removed leaves its number, its name and `removed`; the number is free again once
@@ -130,7 +130,7 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
         return unit_of(self.number)
 
     def spec(self) -> VmSpec:
-        """The part of it that the decision needs."""
+        """The part of the record that the decision needs."""
         return VmSpec(
             self.number,
             self.name,

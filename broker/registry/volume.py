@@ -10,9 +10,9 @@ Rules:
 1. A change goes: the definition to a place that no kept one uses, read back; the record, one write,
    which *is* the change; the header with the larger generation. A writer that dies in between
    leaves the VM as it was, or changed; the next change makes up for the header.
-2. Only who holds the lease `registry` changes anything.
-3. A damaged record is named and left out. A damaged header is an error: nobody can say whose
-   volume it is. A definition that is not what its record says is not handed on.
+2. Only the holder of the lease `registry` writes.
+3. A damaged record is named and left out. A damaged header is an error, since it is not known whose
+   volume it is. A definition whose digest is not the record's is not returned.
 4. Calls block for as long as the storage likes.
 """
 

@@ -28,7 +28,8 @@ from scoring.vm_facts import EngineStatus, Health, Obstacle, VmHere, VmSpec, VmS
 
 #: Where nothing was measured yet: a start under libvirt.
 START_S = 1.0
-#: So many hosts are asked, and so many of the others do they see: those with the best scores.
+#: How many hosts the forecast is made for, and how many other hosts each of them sees: those with
+#: the best scores.
 ASKED_MAX = 3
 PEERS_MAX = 16
 #: A host that could take the VM does not run it.
@@ -37,7 +38,7 @@ NOT_RUNNING = EngineStatus(VmStatus.DOWN, Health.BAD)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What this host sees now. `observation`: its own; `itself`: it, as the others see it."""
+    """What this host sees now. `observation`: its own. `itself`: this host as the others see it."""
 
     rules: Rules
     observation: Observation
@@ -96,8 +97,8 @@ def _fine(peer: PeerReport, now_s: float) -> LocalHost:
 
 
 def heirs_of(host_id: int, hosts: Iterable[HostStatus]) -> frozenset[int]:
-    """The hosts that could take the VM from `host_id` now; a silent one is none, one that is not
-    known yet is."""
+    """The hosts that could take the VM from `host_id` now; silent hosts do not count, hosts that
+    are not known yet do."""
     return frozenset(
         host.host_id
         for host in hosts

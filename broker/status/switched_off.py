@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Why this host was switched off in its last boot, by the fence log. The notice is sent once, and
-who has read it ends the line in the status."""
+"""Why this host was switched off in its last boot, by the fence log. The notice is sent once; the
+line in the status stays until a person acknowledges it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class SwitchedOff:
         return None if record is None or record.number == self._seen else record
 
     def acknowledge(self, previous_boot_id: str) -> LogRecord | None:
-        """Somebody has read it; returns what, None: there was nothing. OSError where it cannot be
-        remembered."""
+        """A person has read the line: the record that is acknowledged (None: there is none).
+        OSError where that cannot be remembered."""
         record = self.shown(previous_boot_id)
         if record is not None:
             write_atomically(self._seen_file, str(record.number).encode())

@@ -2,8 +2,8 @@
 """The protected VMs as this host sees them now: where each is, where the missing ones go, and which
 would have no place after the death of a host.
 
-The plan is that of the decision itself (scoring/vm/several.py), asked of what this host knows, so
-that what people read is what the hosts would do. Every host finds the same.
+The plan is made by the decision's own code (scoring/vm/several.py) from this host's knowledge, so
+that people read what the hosts would do. Every host finds the same plan.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class VmsNow:
         return found
 
     def _own_words(self, now_s: float) -> dict[int, PeerVm]:
-        """What this host says of the VMs on itself."""
+        """This host's own reports of the VMs on it."""
         agent, vms = self._this_host.agent, self._this_host.vms
         is_away = agent.last is None or agent.silent_s(now_s) is not None
         said = {} if is_away or agent.last is None else {vm.number: vm for vm in agent.last.vms}
@@ -257,7 +257,7 @@ class VmsNow:
         return now_s - self._joining_since_s < 2 * host_dead_s(self._in_force.io_timeout_s)
 
     def _own_states(self) -> dict[int, VmState]:
-        """What the plan needs of this host's machines: who is barred here, and what is claimed."""
+        """The part of this host's state machines that the plan needs: barred VMs and claims."""
         report = self._this_host.agent.last
         if report is None:
             return {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The last report of this host's agent, and what it is worth once the agent is silent."""
+"""The last report of this host's agent, and how it counts when the agent is silent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.whiteboard import lines as slot_lines
 from broker.wire.exchange import Report
 from scoring.vm_facts import VmStatus
 
-#: An agent that has not reported for so many beats is silent: its host gets score 0.
+#: After this many beats without a report the agent is silent, and its host has score 0.
 AGENT_SILENT_BEATS = 5
 
 
@@ -109,7 +109,7 @@ class AgentReport:
 
 
 def _urgent(report: Report) -> tuple[object, ...]:
-    """What of a report the other hosts should read at once."""
+    """The part of a report that the other hosts should read at once."""
     vms = {(vm.number, vm.state, vm.moving_to, vm.barred_until_s) for vm in report.vms}
     claims = {(claim.number, claim.host_id) for claim in report.claims}
     return report.state, report.stopped, vms, claims

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""This host: the facts that are known of it here, and its part of the status.
+"""This host's facts, and its part of the status.
 
-A host whose agent is silent is a live host with score 0, and is shown as that.
+A host whose agent is silent is shown as a live host with score 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from scoring.observation import FenceAsk
 from scoring.vm.state import StateName
 from scoring.vm_facts import OutsideView, VmStatus
 
-#: What is said of a VM that has no process here; unknown is not one.
+#: How a VM without a process here is reported; an unknown VM is not.
 NO_PROCESS = frozenset({VmStatus.DOWN, VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
 
 

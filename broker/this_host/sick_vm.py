@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What this host publishes about a sick VM that it cannot end; see scoring/hosts/fence_ask.py.
 
-Its agent asks to be switched off. Where the agent is dead, the broker publishes for how long, and
-for how long the VM's health has been bad; the others judge what follows. An agent that was stopped
-in order is not dead, and one that this broker never heard may have been.
+The agent asks the other hosts to switch this host off. If the agent is dead, the broker publishes
+for how long, and for how long the VM's health has been bad; the other hosts decide. An agent that
+was stopped in order is not dead; one that this broker has never heard may have been stopped so.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The protected VMs beside the engine on this host: which the registry has, how the monitors find
-them here, what the agent says of them, and what of that stands in this host's slot."""
+"""The protected VMs beside the engine on this host: their records, the monitors' samples, the
+agent's report about them, and the lines about them in this host's slot."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class VmsHere:
         self._healthy_once: dict[int, HealthyOnce] = {}
         #: What `here` said last of each VM, by the sample that it was made of.
         self._made: dict[int, tuple[VmHere, VmHere]] = {}
-        #: Those that an earlier broker left, until the agent says what it claims.
+        #: The claims that an earlier broker left in the slot, until the agent reports its own.
         self._claims: tuple[Claim, ...] = ()
 
     def take_up(self, extra: Mapping[str, str], now_s: float) -> None:
@@ -140,8 +140,8 @@ class VmsHere:
             self.own_claims = vm_lines.claims_in(own.extra, own.host_id, written_s)
 
     def look_at_disks(self, now_s: float) -> None:
-        """Once a beat: take in which VMs run here with other disks than their definitions say. Of
-        one that does not run here any more what was seen last is kept."""
+        """Once a beat: take in which VMs run here with other disks than their definitions have. For
+        a VM that does not run here any more the last finding stays."""
         if self._sampler is None:
             return
         self._take_in_disks(self._sampler.differing, now_s)
@@ -226,7 +226,7 @@ class VmsHere:
         last_ran = self.last_ran(number)
         unfit = (*vm.unfit, *self._unfit(number), *in_the_way(vm.domain, vm.report, now_s))
         healthy_before = number in self._healthy_once and self._healthy_once[number].known
-        # Asked several times a beat, of each VM: what has not changed is not made anew.
+        # This is called several times a beat for each VM: an unchanged result is not made anew.
         old, made = self._made.get(number, (None, vm))
         if (
             old is not vm

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether a definition from the shared storage may be started on this host. Pure.
 
-A definition decides which program libvirt starts as which user, and which files it opens. The one
-in a host's own file is root's word. One from the registry was written on another host: it is
-signed, but a host that was broken into must not become root on all others by it. So whatever runs a
-program of its own, or reaches a file that is no disk, is refused unless this host's configuration
-allows it.
+A definition decides which program libvirt starts as which user, and which files it opens. Only root
+can write the definition file of a host. But a definition from the registry was written on another
+host: it is signed, but an intruder on that host must not become root on all others by it. So a
+definition that runs a program of its own, or opens a file that is no disk, is refused unless this
+host's configuration allows it.
 
 Rules of this file:
 
