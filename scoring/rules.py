@@ -18,7 +18,7 @@ MIGRATION_EXTRA_S = 40.0
 
 
 def timeout_key(is_own: bool) -> str:
-    """What says how long a migration may take: the configuration, or a setting of the VM's own."""
+    """The name of the setting that limits a migration: the VM's own, or the configuration's."""
     return "its own migration-timeout" if is_own else "libvirt.migration-timeout"
 
 

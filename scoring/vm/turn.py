@@ -130,7 +130,7 @@ class VmTurn:
 
     @property
     def migration_within_s(self) -> float:
-        """At most so long a move takes, from its order until its outcome is known."""
+        """The longest time of a move, from its order until its outcome is known."""
         return self.migration_timeout_s + MIGRATION_EXTRA_S
 
     @property

@@ -33,6 +33,7 @@ from scoring.observation import (
     VmStartEnded,
     VmStopEnded,
 )
+from scoring.rules import MIGRATION_EXTRA_S
 from scoring.vm.orders import ANSWERS_MAX, LEASE_PATIENCE_S
 from scoring.vm.state import OrderAnswer, StateName
 from scoring.vm_facts import (
@@ -88,7 +89,10 @@ def test_the_vm_is_moved_to_the_named_host() -> None:
     assert MigrateVm(3) in decision.actions
     assert decision.state.engine.name is S.ENGINE_MIGRATING_AWAY
     assert decision.state.engine.moving_to == 3
-    assert decision.state.engine.moving_until_s == NOW_S + RULES.migration_within_s
+    assert (
+        decision.state.engine.moving_until_s
+        == NOW_S + RULES.migration_timeout_s + MIGRATION_EXTRA_S
+    )
     assert answer(decision)[0] is None
 
 

@@ -17,6 +17,7 @@ from scoring.observation import (
     OrderKind,
     VmMigrationEnded,
 )
+from scoring.rules import MIGRATION_EXTRA_S
 from scoring.vm.state import OrderAnswer, StateName
 from tests.unit.builders import (
     DOWN,
@@ -52,7 +53,9 @@ def test_a_much_better_host_gets_the_vm_after_the_dwell_by_live_migration() -> N
     moving = in_state(S.ENGINE_UP, local(UP), live=better, remembered={"better_since_s": since_s})
     assert moving.actions == (MigrateVm(2),)
     assert moving.state.engine.moving_to == 2, "the others are told where it goes"
-    assert moving.state.engine.moving_until_s == NOW_S + RULES.migration_within_s, "and until when"
+    assert (
+        moving.state.engine.moving_until_s == NOW_S + RULES.migration_timeout_s + MIGRATION_EXTRA_S
+    ), "and until when"
     assert moving.state.engine.name is S.ENGINE_MIGRATING_AWAY
     assert codes(moving) == [Code.MOVE_STARTED, Code.MIGRATING]
 
