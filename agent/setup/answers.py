@@ -22,9 +22,9 @@ from msgspec import Meta, Struct
 
 from agent.setup.arguments import OPTIONS
 from agent.terminal.errors import CommandError
+from broker.config.addresses import API_PORT
 from broker.daemon.exit_codes import ExitCode
 
-API_PORT = 8765
 #: Addresses for documentation (RFC 5737, RFC 3849): the way to them is the way to anywhere.
 FAR_AWAY = ("192.0.2.1", "2001:db8::1")
 # This thread's network is the process's but in a test.

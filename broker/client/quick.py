@@ -32,6 +32,12 @@ class BrokerDown(BrokerError):
             return cls(
                 f"{path}: this user may not ask the broker; run as root, by sudo for example"
             )
+        if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+            # Nobody listens there: an ended broker leaves its socket where it was.
+            return cls(
+                f"ha-broker does not run: nothing answers on {path} (systemctl start ha-broker;"
+                " systemctl status ha-broker says why it ended)"
+            )
         return cls(
             f"no answer on {path}: {why(error)}; is ha-broker running? (systemctl status ha-broker)"
         )

@@ -13,6 +13,9 @@ ADDRESSES_MAX = 4
 #: The length of the longest DNS name in text form (RFC 1035) with its port.
 ADDRESS_CHARS_MAX = 260
 
+#: The default port of dashboard, metrics and API.
+API_PORT = 8765
+
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
@@ -60,11 +63,11 @@ def is_loopback(address: str) -> bool:
 
 def loopback_beside(listen: tuple[str, ...]) -> tuple[str, ...]:
     """A further address for a server that listens on `listen`, so that this host itself reaches it:
-    127.0.0.1 at its first port. Empty where the loopback is among them already, or there is no
-    address."""
-    if not listen or any(is_loopback(one) or split(one)[0] == "0.0.0.0" for one in listen):  # noqa: S104
+    127.0.0.1 at its first port, or at API_PORT. Empty where the loopback is among them already."""
+    if any(is_loopback(one) or split(one)[0] == "0.0.0.0" for one in listen):  # noqa: S104
         return ()
-    return (f"127.0.0.1:{split(listen[0])[1]}",)
+    port = split(listen[0])[1] if listen else API_PORT
+    return (f"127.0.0.1:{port}",)
 
 
 @functools.lru_cache(4096)

@@ -369,7 +369,7 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
 
 
 class ApiSection(_Section, frozen=True, kw_only=True):
-    """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`; empty: nowhere.
+    """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`, and 127.0.0.1.
     `advertise`: where the others reach that; default: derived from `listen`. `heartbeat_listen`:
     where this host answers the others' heartbeats (UDP); default: the addresses of `listen` that
     are not loopback, at HEARTBEAT_PORT. `heartbeat_advertise`: where the others reach that.
@@ -377,7 +377,7 @@ class ApiSection(_Section, frozen=True, kw_only=True):
     which a browser may reach this host, besides its own and those it advertises.
     """
 
-    listen: tuple[Name, ...] = ("127.0.0.1:8765",)
+    listen: tuple[Name, ...] = (f"127.0.0.1:{addresses.API_PORT}",)
     advertise: tuple[Name, ...] | None = None
     heartbeat_listen: tuple[Name, ...] | None = None
     heartbeat_advertise: tuple[Name, ...] | None = None

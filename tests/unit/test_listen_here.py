@@ -19,6 +19,7 @@ from agent.terminal.errors import CommandError
 from agent.vm.imported import Imported
 from broker import main
 from broker.api.front import FrontProcess
+from broker.config import addresses
 from broker.config.addresses import loopback_beside
 from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode
@@ -30,7 +31,7 @@ from tests.unit.namespace import BRIDGE, ip, own_network
 @pytest.mark.parametrize(
     ("listen", "beside"),
     [
-        ((), ()),
+        ((), ("127.0.0.1:8765",)),
         (("192.0.2.1:8765",), ("127.0.0.1:8765",)),
         (("[2001:db8::1]:99", "192.0.2.1:8765"), ("127.0.0.1:99",)),
         (("[::]:8765",), ("127.0.0.1:8765",)),
@@ -61,6 +62,26 @@ def test_a_port_that_another_program_has_there_ends_no_broker(
             finally:
                 await front.close()
             assert "127.0.0.1" in caplog.text
+
+    asyncio.run(run())
+
+
+def test_a_broker_that_listens_nowhere_else_answers_its_own_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        monkeypatch.setattr(addresses, "API_PORT", port)
+        broker = make_broker(tmp_path, MemoryVolume())
+        path = tmp_path / "1.toml"
+        path.write_text(path.read_text() + "[api]\nlisten = []\n")
+        front = FrontProcess(broker)
+        try:
+            await main._start_loopback(front, load(str(path)))
+            assert front.ports == [port]
+        finally:
+            await front.close()
 
     asyncio.run(run())
 

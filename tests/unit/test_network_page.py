@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from agent.invite.offer import FIRST_PORT, PORTS
-from agent.setup.answers import API_PORT
+from broker.config.addresses import API_PORT
 from broker.config.sections import HEARTBEAT_PORT
 
 ROOT = Path(__file__).parents[2]
