@@ -185,7 +185,9 @@ def _of_file(path: str, not_now: str) -> Iterator[Finding]:
         )
         for found in looks:
             verdict = "warn" if found.verdict == "warning" else found.verdict
-            fix = "ha-agent config check" if verdict == "fail" else ""
+            # A fault of the file itself is in the text already.
+            is_more = verdict == "fail" and found.name != "file"
+            fix = "ha-agent config check" if is_more else ""
             yield Finding(found.name, verdict, found.text, fix)
     except CheckHangs as error:
         yield Finding("file", "fail", str(error), _HANGS)

@@ -20,10 +20,12 @@ import sanlock
 from agent.setup.join import storage_speed
 from agent.setup.sanlock_name import IN_USE, machines_name, named_in, twin, twins
 from agent.setup.written import read_text
+from agent.storage.device_rule import RULES, rule_of
 from agent.storage.identity import IDENTITY_COMMAND, check_volumes
 from agent.storage.made import LOCAL
 from agent.storage.room import GROUP, USER
 from agent.storage.watched import read_leases, read_names
+from agent.terminal.errors import CommandError
 from agent.vm.definition import load_definition
 from agent.vm.errors import DefinitionError
 from agent.vm.qemu_conf import lock_driver_problem, other_vms_problem
@@ -400,5 +402,15 @@ def _owners(*paths: str) -> Found:
             yield (
                 "fail",
                 f"{path}: {USER} and sanlock cannot both write it (mode {mode:04o})",
-                f"chown {USER}:{GROUP} {path}; chmod 0660 {path}",
+                f"chown {USER}:{GROUP} {path}; chmod 0660 {path}{_after_a_boot(path, status)}",
             )
+
+
+def _after_a_boot(path: str, status: os.stat_result) -> str:
+    """The commands that give a device to them after a boot too; empty for a file."""
+    if not stat.S_ISBLK(status.st_mode):
+        return ""
+    try:
+        return f"; echo '{rule_of(path)}' >> {RULES}; udevadm control --reload"
+    except CommandError as error:
+        return f"; {error}"

@@ -146,9 +146,17 @@ def certificates(parser: argparse.ArgumentParser) -> None:
 
 def leave(less: argparse.ArgumentParser) -> None:
     """The options of `leave`."""
-    less.add_argument(
+    how = less.add_mutually_exclusive_group()
+    how.add_argument(
         "--lockspace-only", action="store_true", help="give the host id back, keep all else"
     )
+    how.add_argument(
+        "--undo",
+        action="store_true",
+        help="take back what init and join wrote to the configurations of libvirt and sanlock and"
+        " to udev's rules as well; asks first",
+    )
+    less.add_argument("--yes", action="store_true", help="ask nothing")
     add_common(less)
 
 

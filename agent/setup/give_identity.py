@@ -21,6 +21,7 @@ from agent.storage.identity import (
 from agent.storage.registry import vm_leases
 from agent.storage.room import bytes_of, check_room, make_room
 from agent.storage.watched import read_slots, storage_error
+from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Step, run_steps
 from broker.config.sections import Config, StorageSection
@@ -65,7 +66,7 @@ def give(arguments: argparse.Namespace, as_json: bool) -> int:
     steps = [*(_give_step(config, kind) for kind in KINDS), config_step(files, values)]
     run_steps(steps, arguments.dry_run, as_json)
     if not as_json and not arguments.dry_run:
-        print(
+        say(
             "next: systemctl restart ha-broker ha-agent; then the same on every other host,"
             " one after the other"
         )

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, checked, config_step
+from agent.storage.device_rule import devices_step
 from agent.storage.identity import identity_step, sized
 from agent.storage.made import REGISTRY_RESOURCE, volume_errors, write_lease
 from agent.storage.registry import registry_step
 from agent.storage.room import allocate, check_device, check_room
+from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Step, run_steps
 from broker.config.sections import Config
@@ -42,6 +44,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     config = checked(with_keys(files.text(), values), files.config)
     steps = [
         identity_step(config),
+        *devices_step(config.storage),
         _room_step(config, arguments.vms),
         _lease_step(config),
         registry_step(config, ours=bool(old.storage.registry)),
@@ -49,7 +52,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     ]
     run_steps(steps, arguments.dry_run, as_json)
     if not as_json and not arguments.dry_run:
-        print(
+        say(
             "next: the same command on every other host, which sets registry ="
             f' "{config.storage.registry}" below [storage] there; then on each host, one after the'
             " other: systemctl restart ha-broker ha-agent; then: ha-agent vm add FILE"

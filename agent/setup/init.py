@@ -28,6 +28,7 @@ from agent.setup.shared_state import state_folder, with_shared_state
 from agent.setup.tls import SSH_URI, TLS_URI, keys_of_init, steps_of_init
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, check_place, checked, config_step, key_step, place
+from agent.storage.device_rule import devices_step
 from agent.storage.made import Volumes, lease_offset
 from agent.storage.registry import registry_step
 from agent.terminal.errors import CommandError
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     steps = [
         lock_driver_step(config, bool(arguments.set_libvirt)),
         sanlock_name_step(config),
+        *devices_step(config.storage),
         *volumes.steps(),
         _definition_step(config, domain, arguments.share_state),
         key_step(files),

@@ -30,6 +30,7 @@ from agent.setup.seen import judged, unknown, words
 from agent.setup.tls import certificate_keys, steps_of_join
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, check_place, checked, key_step, place, read_text
+from agent.storage.device_rule import devices_step
 from agent.storage.identity import identity_step
 from agent.storage.made import FENCE_RESOURCE
 from agent.storage.registry import check_registry
@@ -118,6 +119,7 @@ def _joined(arguments: argparse.Namespace, files: Files, source: Source, as_json
     with_keys_there = _with_keys_of(source.folder, config)
     steps = [
         *([ids_step(source.ids)] if source.ids else []),
+        *devices_step(config.storage),
         lock_driver_step(config, bool(arguments.set_libvirt)),
         sanlock_name_step(own),
         Step("storage", lambda: storage_speed(config)[0], "", lambda: ""),

@@ -11,10 +11,13 @@ from pathlib import Path
 import libvirt
 import sanlock
 
+from agent.setup.answers import Asker
 from agent.setup.membership import leave_lockspace, own_id
+from agent.setup.undo import undo_steps
 from agent.storage.identity import identity_step
 from agent.storage.made import sanlock_errors
 from agent.storage.watched import read_leases, read_slots, storage_error
+from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from agent.terminal.steps import Step, run_steps
 from broker.client.ask import BrokerDown, BrokerRefused, ask
@@ -44,12 +47,19 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     if not only:
         steps.append(_slot_step(config))
     steps.append(_lockspace_step(config))
+    if arguments.undo:
+        steps += undo_steps(config)
+        if not arguments.dry_run:
+            asker = Asker(arguments.yes, as_json)
+            asker.confirm("Leave, and take back what was written for libvirt, sanlock and udev?")
     run_steps(steps, arguments.dry_run, as_json)
     if not as_json and not arguments.dry_run and not only:
-        print(
+        say(
             f"left as they are: {arguments.config} and the files beside it, libvirt's definition"
             " of the VM, the volumes. ha-agent join brings this host back"
         )
+        if not arguments.undo:
+            say("and lines for libvirt, sanlock and udev: ha-agent leave --undo takes them out")
     return ExitCode.OK
 
 

@@ -92,7 +92,7 @@ def lock_driver_step(config: Config, may_set: bool = False) -> Step:
                 raise CommandError(
                     ExitCode.FILE, f"{path}: {error.strerror}; run as root"
                 ) from None
-        return f"{', '.join(map(str, lines))}: {_restart()}"
+        return f"{', '.join(map(str, lines))}: set; {restart_libvirt()}"
 
     return Step("lock-driver", look, f"setting {LOCK_MANAGER_LINE} and restarting libvirt", act)
 
@@ -115,10 +115,10 @@ def _lacking(config: Config) -> dict[Path, str]:
     return lines
 
 
-def _restart() -> str:
+def restart_libvirt() -> str:
     """Restart libvirt's QEMU driver, where systemd runs it; says so."""
     if not Path("/run/systemd/system").is_dir():
-        return "set; restart libvirt now"
+        return "restart libvirt now"
     active = [unit for unit in UNITS if _systemctl("is-active", unit).returncode == 0]
     for unit in active:
         done = _systemctl("restart", unit)
@@ -127,7 +127,7 @@ def _restart() -> str:
                 ExitCode.LOCK_DRIVER,
                 f"{unit} was not restarted: {done.stderr.strip()}; systemctl restart {unit}",
             )
-    return f"set, and {', '.join(active)} restarted" if active else "set; libvirt does not run"
+    return f"{', '.join(active)} restarted" if active else "libvirt does not run"
 
 
 def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`leave --undo`: the lines of init and join go, everybody else's stay, and no running VM loses
+what keeps its lease."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.setup import undo
+from agent.setup.undo import undo_steps
+from agent.storage.device_rule import HEAD
+from agent.terminal.errors import CommandError
+from agent.terminal.steps import Step
+from broker.config.load import load
+from broker.config.machine import system_uuid
+from broker.config.sections import Config
+from broker.lockspace.rejoin import own_name
+
+QEMU = '# somebody\'s\nuser = "root"\nlock_manager = "sanlock"\n'
+QEMU_SANLOCK = 'user = "sanlock"\nrequire_lease_for_disks = 0\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A host as init leaves it, with lines of its administrator."""
+    path = tmp_path / "ha-agent.toml"
+    path.write_text(
+        '[host]\nid = 1\nsystem-uuid = "0a0b0c0d-0000-4000-8000-000000000001"\n'
+        f'[storage]\nwhiteboard = "/w"\nleases = "/l"\nsanlock-conf = "{tmp_path}/sanlock.conf"\n'
+        f'[libvirt]\nuri = "test:///default"\nqemu-conf = "{tmp_path}/qemu.conf"\n'
+        '[network]\ntest = "none"\n'
+    )
+    found = load(str(path))
+    (tmp_path / "qemu.conf").write_text(QEMU)
+    (tmp_path / "qemu-sanlock.conf").write_text(QEMU_SANLOCK)
+    name = own_name(system_uuid(found))
+    (tmp_path / "sanlock.conf").write_text(f"# theirs\nour_host_name = {name}\n")
+    (tmp_path / "90.rules").write_text(f"{HEAD}rule\n")
+    monkeypatch.setattr(undo, "restart_libvirt", lambda: "libvirtd.service restarted")
+    monkeypatch.setattr(undo, "guests_with_a_lease", lambda uri: [])
+    return found
+
+
+def steps(config: Config, folder: Path) -> list[Step]:
+    return undo_steps(config, folder / "90.rules")
+
+
+def test_the_lines_of_init_go_and_all_others_stay(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "qemu.conf").chmod(0o600)
+    due = steps(config, tmp_path)
+    assert [step.look() for step in due] == [None] * 3
+    said = [step.act() for step in due]
+    assert "restarted" in said[0]
+    assert (tmp_path / "qemu.conf").read_text() == '# somebody\'s\nuser = "root"\n'
+    assert (tmp_path / "qemu.conf").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "qemu-sanlock.conf").read_text() == 'user = "sanlock"\n'
+    assert (tmp_path / "sanlock.conf").read_text() == "# theirs\n"
+    assert not (tmp_path / "90.rules").exists()
+    assert all("nothing of ours" in (step.look() or "") for step in steps(config, tmp_path))
+
+
+def test_what_an_administrator_wrote_stays(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "qemu.conf").write_text('#lock_manager = "sanlock"\n')
+    (tmp_path / "qemu-sanlock.conf").unlink()
+    (tmp_path / "sanlock.conf").write_text("our_host_name = another\n")
+    (tmp_path / "90.rules").write_text("a rule of theirs\n")
+    assert all("nothing of ours" in (step.look() or "") for step in steps(config, tmp_path))
+    (tmp_path / "90.rules").unlink()
+    assert all("nothing of ours" in (step.look() or "") for step in steps(config, tmp_path))
+
+
+def test_a_vm_that_runs_under_a_lease_keeps_the_lock_driver(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(undo, "guests_with_a_lease", lambda uri: ["db", "web"])
+    with pytest.raises(CommandError, match="db, web runs here under a lease"):
+        steps(config, tmp_path)[0].look()
+    assert (tmp_path / "qemu.conf").read_text() == QEMU
+
+
+NODE = """<node>
+<domain type='test'><name>plain</name><memory>1024</memory><os><type>hvm</type></os></domain>
+<domain type='test'><name>db</name><memory>1024</memory><os><type>hvm</type></os><devices>
+<lease><lockspace>ha</lockspace><key>db</key><target path='/l' offset='1048576'/></lease></devices>
+</domain></node>"""
+
+
+def test_libvirt_is_asked_which_vms_run_and_its_silence_is_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "node.xml").write_text(NODE)
+    assert undo.guests_with_a_lease(f"test://{tmp_path}/node.xml") == ["db"]
+    with pytest.raises(CommandError, match="whether a VM runs is not known"):
+        undo.guests_with_a_lease("test:///not/there.xml")
