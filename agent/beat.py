@@ -238,8 +238,7 @@ class Agent:
         self._beat += 1
         self._actions.know(view.system_uuids)
         if self._rehearsals is not None:
-            self._rehearsals.system_uuids = view.system_uuids
-            self._rehearsals.hostnames = view.hostnames
+            self._rehearsals.see(view.system_uuids, view.hostnames)
         self._actions.hostnames = view.hostnames
         self._actions.what_ran = view.what_ran
         self._actions.registry = max([view.registry, *(peer.registry for peer in view.peers)])

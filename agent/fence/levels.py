@@ -269,7 +269,7 @@ class GuardedDevice:
         for form in self._secrets:
             text = text.replace(form, "***")
         kind = "" if isinstance(error, DeviceError) else f" ({type(error).__name__})"
-        return clean(text[:ERROR_CHARS_MAX]) + kind
+        return clean(text, ERROR_CHARS_MAX) + kind
 
 
 def _look(login: Login, found: Finding, deadline_s: float) -> Finding:

@@ -34,7 +34,7 @@ class Rehearsals:
     """Tests every device in turn, then the storage fence; `paths`: the results by host id, and
     `storage_path`: that of the storage fence (None: none yet), both kept over restarts.
 
-    `system_uuids`, `hostnames`: what the other hosts published, updated each beat.
+    `system_uuids`, `hostnames`: what the other hosts published, updated each beat by `see`.
     """
 
     def __init__(
@@ -53,9 +53,12 @@ class Rehearsals:
         self._wall = wall
         self._every_s = every_s
         self.devices = devices
-        self._reloaded = asyncio.Event()
+        #: A round is due before its time.
+        self._due = asyncio.Event()
         self.system_uuids: Mapping[int, str] = {}
         self.hostnames: Mapping[int, str] = {}
+        #: The UUID, or "", with which each host's device was last tested since the start.
+        self._tried_with: dict[int, str] = {}
         self.storage_fence = storage_fence
         self.paths: dict[int, FencePathOnWire] = _load(file)
         kept = _load(self._storage_file).get(host_id)
@@ -65,7 +68,7 @@ class Rehearsals:
         """Test for ever, until cancelled."""
         await self._rest(FIRST_S + APART_S * (self._host_id % 10))
         while True:
-            self._reloaded.clear()
+            self._due.clear()
             ok = await self.round()
             await self._rest(self._every_s if ok else min(self._every_s, RETRY_S))
 
@@ -75,15 +78,26 @@ class Rehearsals:
         """Use other devices: each is tested now, not in a day."""
         self.devices, self._every_s, self.storage_fence = devices, every_s, storage_fence
         self.storage_path = None
-        self._reloaded.set()
+        self._due.set()
+
+    def see(self, system_uuids: Mapping[int, str], hostnames: Mapping[int, str]) -> None:
+        """What the other hosts publish now. A device that failed is tested again at once when its
+        host first shows its UUID, without which no device can be proven to be that host's."""
+        for host, uuid in system_uuids.items():
+            is_new = uuid and self._tried_with.get(host) not in (None, uuid)
+            path = self.paths.get(host)
+            if is_new and path is not None and not path.ok:
+                self._tried_with[host] = uuid
+                self._due.set()
+        self.system_uuids, self.hostnames = system_uuids, hostnames
 
     async def _rest(self, at_most_s: float) -> None:
-        """Wait until the next round, or until the devices change. After a change wait a while more:
+        """Wait until the next round, or until one is due before its time: then a while more, since
         an administrator reloads all hosts one after the other, and they must not ask the BMCs at
         the same time."""
         try:
             async with asyncio.timeout(at_most_s):
-                await self._reloaded.wait()
+                await self._due.wait()
         except TimeoutError:
             return
         await asyncio.sleep(RELOADED_APART_S * (self._host_id % 10))
@@ -128,7 +142,8 @@ class Rehearsals:
         clock = asyncio.get_running_loop().time
         began_s = clock()
         uuids = {**self.system_uuids, self._host_id: self._own_uuid}
-        found = await self.devices.rehearse(host, uuids.get(host, ""))
+        uuid = self._tried_with[host] = uuids.get(host, "")
+        found = await self.devices.rehearse(host, uuid)
         took_s, wall_s = clock() - began_s, self._wall()
         old = self.paths.get(host)
         proven_s = wall_s if found.ok else (old.proven if old is not None else None)

@@ -20,11 +20,21 @@ def clean(text: str, chars_max: int | None = None) -> str:
     become "?". Applied to its own result it changes nothing. `chars_max`: longer text is cut.
     """
     if chars_max is not None and len(text) > chars_max:
-        text = text[: chars_max - 3] + "..."
+        text = cut(text, chars_max)
     # str.isprintable: no character of the categories "other" and "separator", but the blank.
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
+
+
+def cut(text: str, chars_max: int) -> str:
+    """A text of at most `chars_max` characters: itself, or its beginning up to the end of a word,
+    with "..." behind it. Where that would leave less than half, the word is cut."""
+    if len(text) <= chars_max:
+        return text
+    room = chars_max - 3
+    head = text[: room + 1].rpartition(" ")[0].rstrip(" ,;:")
+    return (head if 2 * len(head) >= room else text[:room]) + "..."
 
 
 def sentence(said: object, chars_max: int = SENTENCE_CHARS_MAX) -> str:

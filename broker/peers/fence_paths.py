@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from broker.daemon.foreign import cut
 from broker.whiteboard.host_ranges import hosts_of, ranges
 from broker.whiteboard.slot import SlotReport
 from broker.wire.limits import HOST_ID_MAX
@@ -81,7 +82,7 @@ def path_lines(paths: Mapping[int, FencePathOnWire]) -> dict[str, str]:
             lines.append(group)
     named = {f"paths-{n}" if n > 1 else "paths": line for n, line in enumerate(lines, 1)}
     failures = {
-        f"path-{host}": path.detail[:DETAIL_CHARS_MAX]
+        f"path-{host}": cut(path.detail, DETAIL_CHARS_MAX)
         for host, path in sorted(paths.items())
         if not path.ok and path.detail
     }

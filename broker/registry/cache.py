@@ -107,7 +107,7 @@ def read_kept(folder: Path, cluster: str) -> Cached:
     except FileNotFoundError:
         return Cached()
     except (OSError, msgspec.DecodeError) as error:
-        log.warning("%s cannot be used: %s", path, error)
+        log.warning("%s cannot be used: %s", path, getattr(error, "strerror", None) or error)
         return Cached()
     if kept.cluster != cluster:
         log.warning("%s is of another cluster and is not used", path)

@@ -45,7 +45,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from broker.daemon.foreign import whole
+from broker.daemon.foreign import cut, whole
 from broker.vm.domain_facts import Differs
 from broker.whiteboard.slot import SCORE_MAX
 from broker.wire.exchange import VmReportOnWire
@@ -213,7 +213,7 @@ def lines(
         if is_listed(vm, said, elsewhere.get(vm.number, 0), now_s):
             entries.append(_entry(vm, said, now_s))
             if (why := _sentence(vm, said)) != "":
-                sentences[f"{SENTENCE}-{vm.number}"] = why[:SENTENCE_CHARS_MAX]
+                sentences[f"{SENTENCE}-{vm.number}"] = cut(why, SENTENCE_CHARS_MAX)
     made |= _in_lines(CLAIMS, [_claim(claim, now_s) for claim in claims if now_s < claim.until_s])
     made |= _in_lines(VMS, entries)
     made |= _in_lines(

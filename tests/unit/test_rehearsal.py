@@ -107,6 +107,36 @@ def test_devices_of_a_reload_are_tested_at_once_and_not_in_a_day(
     asyncio.run(main())
 
 
+def test_a_device_that_failed_is_tested_again_when_its_host_shows_its_uuid_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "FIRST_S", 0.0)
+    monkeypatch.setattr(rehearsal, "APART_S", 0.0)
+    monkeypatch.setattr(rehearsal, "RELOADED_APART_S", 0.0)
+
+    async def main() -> None:
+        devices = Devices(h2="", h3="the host published no machine UUID to compare with")
+        one = rehearsals(tmp_path, devices)
+        running = asyncio.create_task(one.run())
+
+        async def beats(uuids: dict[int, str]) -> list[tuple[int, str]]:
+            devices.asked.clear()
+            for _ in range(20):
+                one.see(uuids, {2: "host2"})
+                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
+            return list(devices.asked)
+
+        assert await beats({2: "uuid-2"}) == [(2, "uuid-2"), (3, "")]
+        assert await beats({2: "another"}) == [], "a device that is well waits for its time"
+        both = {2: "uuid-2", 3: "uuid-3"}
+        assert await beats(both) == [(2, "uuid-2"), (3, "uuid-3")]
+        assert await beats({2: "uuid-2"}) == await beats(both) == [], "the same UUID shows nothing"
+        running.cancel()
+
+    asyncio.run(main())
+
+
 class Storage:
     """A storage's way to cut hosts off; `refuses`: which hosts it cannot be asked about."""
 
