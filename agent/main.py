@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from typing import NoReturn
@@ -14,6 +15,8 @@ from broker.daemon.command_line import Parser
 from broker.daemon.errors import HaError, why
 from broker.daemon.exit_codes import ExitCode
 
+#: What the kernel says to a user who may not.
+_REFUSED = os.strerror(errno.EACCES)
 _EPILOG = """\
 exit codes:
   0 fine   1 failed   2 usage   3 a file cannot be read   4 not configured, or wrongly
@@ -96,11 +99,15 @@ def _run(parser: Parser, arguments: argparse.Namespace, as_json: bool) -> int:
 
 def _say(code: ExitCode, name: str, message: str, as_json: bool) -> int:
     """Print one line on standard error, and with --json a JSON object on standard output."""
+    if os.geteuid() != 0 and _REFUSED in message and "root" not in message:
+        message += "; run as root, by sudo for example"
     if as_json:
         import json
 
         print(json.dumps({"version": 1, "error": {"code": name, "message": message}}))
-    print(f"ha-agent: {message}", file=sys.stderr)
+    from agent.terminal.columns import say
+
+    say(f"ha-agent: {message}", 2, sys.stderr)
     return code
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import libvirt
 import msgspec
 
+from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from agent.vm.defined import Defined
 from broker.client.ask import ask
@@ -51,7 +52,8 @@ def run(config: Config, adopt: bool, as_json: bool) -> int:
         shown = None if record is None else msgspec.to_builtins(record)
         print(json.dumps({"what_ran": shown, "done": lines}))
     else:
-        print("\n".join(lines))
+        for line in lines:
+            say(line, 2)
     return ExitCode.OK
 
 

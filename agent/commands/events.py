@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from agent.status.command import wants_colour
+from agent.terminal.columns import say
 from agent.terminal.times import moment
 from broker.client.ask import BrokerDown, ask
 from broker.daemon.exit_codes import ExitCode
@@ -22,6 +23,8 @@ WAIT_S = 20
 PATIENCE_S = 30.0
 #: The pause between two tries while no broker answers.
 RETRY_S = 1.0
+#: Where a long line goes on: below its severity.
+TEXT_AT = 25
 _COLOURS = {"critical": "1;31", "warning": "33"}
 
 
@@ -68,11 +71,11 @@ def _print(events: Iterable[Event], as_json: bool) -> None:
         if as_json:
             print(msgspec.json.encode(event).decode())
         else:
-            print(as_line(event, colour))
+            say(as_line(event), TEXT_AT, colour=_COLOURS.get(event.severity, "") if colour else "")
     sys.stdout.flush()
 
 
-def as_line(event: Event, colour: bool = False) -> str:
+def as_line(event: Event) -> str:
     """Time with its zone, severity unless it is information, host, kind, and a sentence."""
     text = event.text
     facts = event.facts
@@ -83,12 +86,10 @@ def as_line(event: Event, colour: bool = False) -> str:
         if facts.get("vm"):
             text = f"{facts['vm']}: {text}"
     severity = "" if event.severity == "info" else event.severity.upper()
-    line = (
+    return (
         f"{event.time[:10]} {event.time[11:19]} UTC  {severity:8}  {event.host}  {event.kind}:"
         f" {text}"
     )
-    kind = _COLOURS.get(event.severity)
-    return f"\x1b[{kind}m{line}\x1b[0m" if colour and kind else line
 
 
 def _not_before(since: str) -> str:

@@ -13,6 +13,7 @@ from enum import IntEnum
 
 from agent.status.command import code_of
 from agent.status.text import engine_line, is_booting, what_is_wrong
+from agent.terminal.columns import say
 from broker.client.ask import BrokerError, ask
 from broker.config.errors import ConfigError
 from broker.daemon.exit_codes import ExitCode
@@ -34,7 +35,7 @@ def run(socket: str, as_json: bool) -> int:
         }
         print(json.dumps({"version": 1, **shown}))
     else:
-        print(engine_line(status))
+        say(engine_line(status), 2)
     if not engine.up or engine.healthy is None:
         return code_of(engine.healthy if engine.up else engine.up)
     if not engine.healthy:

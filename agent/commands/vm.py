@@ -12,6 +12,7 @@ import msgspec
 
 from agent.commands import why_vm
 from agent.commands.other_host import OtherHost, host_named, other_host
+from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.client.ask import ask
 from broker.config.sections import Config
@@ -135,7 +136,7 @@ def _warn(status: Status, yes: bool, instead: str = "") -> None:
     )
     if not sys.stdin.isatty():
         raise CommandError(ExitCode.REFUSED, f"{text}, or give --yes")
-    print(f"{text}.")
+    say(f"{text}.")
     if input("Do it all the same? [y/N] ").strip().lower() not in ("y", "yes"):
         raise CommandError(ExitCode.REFUSED, "nothing was done")
 
@@ -162,7 +163,7 @@ def _give(config: Config, order: NewOrder, as_json: bool, other: OtherHost | Non
     if as_json:
         print(json.dumps(msgspec.to_builtins(placed)))
     elif placed.state == "done":
-        print(placed.text)
+        say(placed.text)
     if placed.state == "done":
         return ExitCode.OK
     if placed.state in _OPEN:

@@ -23,6 +23,7 @@ from agent.registry.names import ENGINE
 from agent.registry.settings import KEYS, in_words, pairs, shown, with_settings
 from agent.status.vms_text import STARTS_NO_OTHER
 from agent.storage.registry import shared_opened
+from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerError, ask
 from broker.config.sections import Config
@@ -422,8 +423,8 @@ def _answer(
         print(json.dumps(answer, indent=2))
         return ExitCode.OK
     for each in warnings:
-        print(f"{'note':<8} {each}")
-    print(f"{'would' if arguments.dry_run else 'done':<8} {done}")
+        say(f"{'note':<8} {each}", 9)
+    say(f"{'would' if arguments.dry_run else 'done':<8} {done}", 9)
     return ExitCode.OK
 
 

@@ -13,7 +13,7 @@ from agent.registry.change import kept_of, status_of
 from agent.registry.names import Names, hosts_of
 from agent.registry.settings import in_words, shown
 from agent.storage.registry import opened
-from agent.terminal.columns import table
+from agent.terminal.columns import say, table
 from agent.terminal.errors import CommandError
 from agent.terminal.times import shown as shown_time
 from broker.config.sections import Config
@@ -121,7 +121,7 @@ def list_(config: Config, as_json: bool) -> int:
     troubles = {r.number: (r.name, why) for r in records if (why := found.trouble(r))}
     troubles |= {n: (str(n), w) for n, w in found.damaged.items() if n not in troubles}
     for _, (name, why) in sorted(troubles.items()):
-        print(f"{name}: {why}")
+        say(f"{name}: {why}", 2)
     return ExitCode.OK
 
 

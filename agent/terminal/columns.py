@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import TextIO
 
 #: A column that is narrower than this is of no use for words.
 COLUMN_MIN = 16
@@ -32,7 +33,11 @@ def wrapped(line: str, width: int | None, indent: int) -> list[str]:
     )
 
 
-def say(line: str, indent: int = 0) -> None:
-    """Print a line; on a terminal it goes on below, after `indent` columns, between two words."""
-    width = os.get_terminal_size(1).columns if sys.stdout.isatty() else None
-    print("\n".join(wrapped(line, width, indent)), flush=True)
+def say(line: str, indent: int = 0, to: TextIO | None = None, colour: str = "") -> None:
+    """Print a line (to standard output); on a terminal it goes on below, after `indent` columns,
+    between two words. `colour`: the terminal's code for it; "": none."""
+    stream = sys.stdout if to is None else to
+    # A terminal that does not know its width says 0.
+    width = os.get_terminal_size(stream.fileno()).columns or None if stream.isatty() else None
+    text = "\n".join(wrapped(line, width, indent))
+    print(f"\x1b[{colour}m{text}\x1b[0m" if colour else text, file=stream, flush=True)

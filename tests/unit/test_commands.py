@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import main
 from agent.verbs import GROUPS, VERBS
 from broker.client.ask import BrokerDown
 from broker.daemon.exit_codes import ExitCode
@@ -167,6 +168,20 @@ def test_who_may_not_ask_the_broker_is_told_to_be_root_in_a_sentence(tmp_path: P
     assert str(down) == (
         "/run/x.sock: this user may not ask the broker; run as root, by sudo for example"
     )
+
+
+def test_who_is_not_root_and_is_refused_a_file_is_told_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for user, text, wanted in (
+        (1000, "/x: Permission denied", "/x: Permission denied; run as root, by sudo for example"),
+        (1000, "/x: Permission denied; run as root", "/x: Permission denied; run as root"),
+        (1000, "/x: Is a directory", "/x: Is a directory"),
+        (0, "/x: Permission denied", "/x: Permission denied"),
+    ):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        main._say(ExitCode.FILE, "file", text, False)
+        assert capsys.readouterr().err == f"ha-agent: {wanted}\n"
 
 
 @pytest.mark.parametrize("program", ["ha-agent", "ha-broker"])

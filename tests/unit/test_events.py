@@ -315,4 +315,3 @@ def make_broker_config(tmp_path: Path) -> None:
 def test_a_line_for_the_terminal() -> None:
     made = Event(1, "2027-01-15T08:00:00.250Z", "peer-silent", "critical", "host2", 2, "a", {})
     assert as_line(made) == "2027-01-15 08:00:00 UTC  CRITICAL  host2  peer-silent: a"
-    assert as_line(made, colour=True).startswith("\x1b[1;31m2027")
