@@ -14,6 +14,7 @@ import msgspec
 from broker.broker import Broker
 from broker.config.cluster_key import ClusterKey
 from broker.lockspace.hosts import Witness
+from broker.lockspace.renewals import Renewal
 from broker.monitors import Sample
 from broker.whiteboard.vm_lines import Memory
 from broker.wire.exchange import FenceNote, Report
@@ -84,6 +85,15 @@ class Stage:
         for step in (FenceStep.FREEING, FenceStep.DEAD):
             note = FenceNote(step, target, ordered=True, text="read off twice")
             self.wait(self.brokers[by - 1].asked.note_fence(note))
+        self.call(lambda: self._freed(target))
+
+    def _freed(self, target: int) -> None:
+        for broker in self.brokers:
+            assert isinstance(broker.lockspace, FakeLockspace)
+            for host_id in range(1, len(self._names) + 1):
+                state = "free" if host_id == target else "live"
+                broker.lockspace.witnesses[host_id] = Witness(state, 1, 1, 0.0)
+            broker.lockspace.renewals.table[target] = Renewal(1, 0, self._loop.time())
 
     def boots(self) -> None:
         """The VM has been started where it runs, and does not answer yet."""

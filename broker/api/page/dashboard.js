@@ -332,7 +332,7 @@ function renderSteps() {
   const first = steps[0][1];
   const at = steps.findIndex((step) => !step[2]);
   const passed = (ms) => seconds(Math.max(0, ms - first) / 1000);
-  say($("steps-title"), over ? `It was away for ${passed(last[1])}` : "What happens now");
+  say($("steps-title"), over ? `It answers again, ${passed(last[1])} after the suspicion` : "What happens now");
   keyed($("steps"), steps.map((step, n) => [n, [...step, n]]),
     () => make("li", {}, make("b"), make("span")),
     (li, [label, time, done, n]) => {
