@@ -243,13 +243,6 @@ def deb(target: str) -> Path:
         architecture = run("dpkg", "--print-architecture").strip()
     documents = f"usr/share/doc/{NAME}"
     install.put(root, f"{documents}/copyright", copyright_file(commit, folder).encode())
-    # The alerts lead to operations.md, and the pages to each other. Not compressed: they are
-    # read by their names.
-    for page in sorted([*folder.glob("docs/**/*.md"), folder / "docs/status.schema.json"]):
-        place = page.relative_to(folder / "docs")
-        install.put(root, f"{documents}/{place}", page.read_bytes())
-    changes = (folder / "CHANGELOG.md").read_bytes()
-    install.put(root, f"{documents}/CHANGELOG.md.gz", gzip.compress(changes, 9, mtime=0))
     changelog = deb_changelog(commit, NAME, f"{commit.deb_version}+{target}").encode()
     install.put(root, f"{documents}/changelog.gz", gzip.compress(changelog, 9, mtime=0))
     overrides = (folder / "packaging/deb/lintian-overrides").read_bytes()
@@ -336,7 +329,7 @@ def deb_changelog(commit: Commit, name: str, version: str) -> str:
     stamp = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(commit.time_s))
     return (
         f"{name} ({version}) unstable; urgency=medium\n\n"
-        f"  * What is new for operators: /usr/share/doc/{NAME}/CHANGELOG.md.gz\n\n"
+        f"  * What is new for operators: /usr/share/doc/{NAME}/CHANGELOG.md\n\n"
         f" -- {MAINTAINER}  {stamp}\n"
     )
 

@@ -9,6 +9,8 @@ it as well as the deb's build. Every mode is set here, whatever the umask.
 from __future__ import annotations
 
 import gzip
+import os
+import re
 import shutil
 import sys
 import zipfile
@@ -55,6 +57,9 @@ FILES = {
     "generated/ha-agent.bash": "usr/share/bash-completion/completions/ha-agent",
     "generated/ha-agent.fish": "usr/share/fish/vendor_completions.d/ha-agent.fish",
 }
+#: Where the pages go; the alerts lead to one of them, and they to each other.
+DOCUMENTS = "usr/share/doc/ha-agent"
+_LINK = re.compile(r"\[([^\]\n]*)\]\(([^)\s]+)\)")
 MANUALS = ("ha-agent.8", "ha-broker.8", "ha-agent.toml.5")
 #: Debian alone: elsewhere systemd's own default allows ping (docs/privileges.md), and zsh looks
 #: for completions in another folder.
@@ -96,10 +101,39 @@ def install(source: Path, root: Path, target: str) -> None:
         section = name[-1]
         page = gzip.compress((source / "generated" / name).read_bytes(), 9, mtime=0)
         put(root, f"usr/share/man/man{section}/{name}.gz", page)
+    pages(source, root)
     for path in sorted((source / "packaging" / "selinux").iterdir()):
         put(root, f"usr/share/ha-agent/selinux/{path.name}", path.read_bytes())
     sbom = (source / "generated" / "sbom.cdx.json").read_bytes()
     put(root, "usr/share/ha-agent/sbom.cdx.json", sbom)
+
+
+def pages(source: Path, root: Path) -> None:
+    """The pages of docs/, as their names are, and the changelog beside them. A link to what is not
+    installed is its text alone."""
+    docs = source.resolve() / "docs"
+    found = (*docs.rglob("*.md"), docs / "status.schema.json")
+    places = {page: page.relative_to(docs) for page in found}
+    places[docs.with_name("CHANGELOG.md")] = Path("CHANGELOG.md")
+    for page, place in sorted(places.items()):
+        text = linked(page, places) if page.suffix == ".md" else page.read_text()
+        put(root, f"{DOCUMENTS}/{place}", text.encode())
+
+
+def linked(page: Path, places: dict[Path, Path]) -> str:
+    """A page's text with its links as the pages are installed; `places`: where each of them is."""
+
+    def instead(link: re.Match[str]) -> str:
+        words, target = link[1], link[2]
+        name, mark, part = target.partition("#")
+        if not name or ":" in name:
+            return link[0]
+        there = (page.parent / name).resolve()
+        if there not in places:
+            return words
+        return f"[{words}]({os.path.relpath(places[there], places[page].parent)}{mark}{part})"
+
+    return _LINK.sub(instead, page.read_text())
 
 
 def unpack(wheel: Path, root: Path) -> None:

@@ -41,11 +41,11 @@ Architecture: {architecture}
 Depends: {depends}
 Recommends: qemu-system-x86 | qemu-system
 Suggests: fence-agents
-Description: keeps one virtual machine up on hosts that share storage
- Two daemons on each of several KVM hosts keep one libvirt virtual machine
- running on exactly one of them: it is started where the score is best,
- moved live, and taken over when a host dies. A sanlock lease that QEMU
- itself holds makes a second copy impossible.
+Description: keeps virtual machines up on hosts that share storage
+ Two daemons on each of several KVM hosts keep libvirt virtual machines
+ running, each on exactly one of them: it is started where it fits best,
+ moved live, and taken over when a host dies. A sanlock lease that its QEMU
+ process holds makes a second copy impossible.
 """
 #: The units are neither enabled nor started by an installation, the maintainer scripts are ours,
 #: and the bundled wheels stay as they are published.
@@ -60,8 +60,6 @@ override_dh_installsystemd override_dh_installtmpfiles override_dh_installsysuse
 override_dh_strip override_dh_makeshlibs override_dh_shlibdeps override_dh_dwz:
 override_dh_installdocs:
 \tdh_installdocs
-\tinstall -d debian/ha-agent/usr/share/doc/ha-agent
-\tcp -r docs/*.md docs/decisions docs/status.schema.json debian/ha-agent/usr/share/doc/ha-agent
 override_dh_compress:
 \tdh_compress -X.md -X.json
 """

@@ -24,11 +24,40 @@ class Command:
 
 
 def commands(page: Path = PAGE) -> list[Command]:
-    """Those of the page's console blocks."""
+    """Those of a page; of the quick start those of a shared folder, up to its other ways."""
+    return _commands_in(page.read_text().partition("\n## Block devices\n")[0])
+
+
+def commands_for_devices() -> list[Command]:
+    """The same, with the commands of the section on block devices in the place of theirs."""
+    others = _commands_in(_section("Block devices"))
+    found = commands()
+    for other in others:
+        same = [
+            n for n, each in enumerate(found) if each.text.split()[:2] == other.text.split()[:2]
+        ]
+        (place,) = same
+        found[place] = other
+    return found
+
+
+def commands_by_ansible() -> list[Command]:
+    """Those of the section on Ansible."""
+    return _commands_in(_section("By Ansible"))
+
+
+def _section(title: str) -> str:
+    found = re.search(rf"^## {title}\n(.*?)^## ", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None, title
+    return found[1]
+
+
+def _commands_in(text: str) -> list[Command]:
+    """Those of its console blocks."""
     found: list[tuple[str, str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         for line in block.splitlines():
-            if prompt := re.match(r"(host\d)# (.*)", line):
+            if prompt := re.match(r"(host\d|controller)# (.*)", line):
                 found.append((prompt[1], prompt[2], []))
             else:
                 found[-1][2].append(line)

@@ -5,26 +5,21 @@ the token. Then the VM is moved live over TLS, and the plug of its host is pulle
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.lab import guest
-from tests.lab.quickstart_page import PASSWORD, Command, commands, fits
+from tests.lab.quickstart_page import Command, commands, commands_for_devices
 
-from .machine import RELEASES, ROOT, Machine, base, packages_of, status_of, why_not
-from .wired import GATEWAY, GUEST, Switch, configure_host, inside, lay_guest, switch
+from .machine import ROOT, Machine, status_of, why_not
+from .site import Site, site
+from .wired import inside
 
 COMMANDS_MAX = 10
-#: For the line of the status that a page promises: the lockspace, a boot of an emulated guest.
-STATUS_SECONDS_MAX = 150.0
 #: With proof by the fence device; without it sanlock's 140 s would have to pass.
 TAKEOVER_SECONDS_MAX = 90.0
 
@@ -35,107 +30,73 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def wire() -> Iterator[Switch]:
-    with switch() as made:
-        yield made
-
-
-@dataclass(slots=True)
-class Site:
-    """Two machines on one switch, a folder that both mount, and a BMC for each."""
-
-    machines: list[Machine]
-    token: str = ""
-    _ends: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-
-    def put(self, command: Command) -> str:
-        """The command as it is typed here: other addresses, and what was printed before."""
-        text = command.text.replace("TOKEN", self.token).replace("10.0.0.20", GUEST)
-        return text.replace("192.0.2.", "10.77.0.")
-
-    def type(self, command: Command) -> None:
-        """Type it, as a person would: a status is looked at again until it says what the page
-        says."""
-        (machine,) = [each for each in self.machines if each.name == command.host]
-        until_s = time.monotonic() + STATUS_SECONDS_MAX
-        while True:
-            words = ("bash", "-c", f"cd && {self.put(command)}")
-            done = machine.run(*words, typed=f"{PASSWORD}\n")
-            good = done.returncode == 0 and fits(done.stdout, command.output or ("…",))
-            if good or "--status" not in command.text or time.monotonic() > until_s:
-                break
-            time.sleep(0.5)
-        said = f"{command.host}# {command.text}\n{done.stdout}{done.stderr}"
-        assert good, f"{said}\n{machine.journal()}"
-        if command.text == "ha-agent invite":
-            self.token = done.stdout.strip()
-        print(said)
-
-
-@pytest.fixture
-def site(release: str, directory: Path, wire: Switch) -> Iterator[Site]:
-    real = directory / "storage"
-    real.mkdir(mode=0o755)
-    lay_guest(real, guest.build())
-    root = base(release, packages_of(RELEASES[release]))
-    with contextlib.ExitStack() as ends:
-        made = []
-        for number in (1, 2):
-            shared = directory / f"mount{number}"
-            shared.mkdir()
-            mount: list[str | Path] = [
-                "bindfs",
-                "-o",
-                "allow_other",
-                real,
-                shared,
-            ]
-            subprocess.run(mount, check=True, capture_output=True)
-            ends.callback(subprocess.run, ["umount", "-l", str(shared)], capture_output=True)
-            machine = Machine(root, directory / f"host{number}", number, shared)
-            made.append(machine)
-            ends.callback(machine.cut)
-            machine.boot()
-            wire.plug(machine)
-            inside(machine.first, "ip", "route", "add", "default", "via", GATEWAY)
-            configure_host(machine, 2)
-        for machine in made:
-            address = f"10.77.0.10{machine.host}"
-            wire.ip("addr", "add", f"{address}/24", "dev", "switch")
-            ends.callback(end, machine.serve_bmc(address, PASSWORD, wire.pid))
-        yield Site(made)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-
-
-def test_the_page_has_at_most_ten_commands_and_no_editor() -> None:
-    found = commands()
+@pytest.mark.parametrize("way", [commands, commands_for_devices])
+def test_the_page_has_at_most_ten_commands_and_no_editor(way: Callable[[], list[Command]]) -> None:
+    found = way()
     assert len(found) <= COMMANDS_MAX, [each.text for each in found]
     assert {each.host for each in found} == {"host1", "host2"}
     words = {each.text.split()[0] for each in found}
     assert words == {"apt", "ha-agent", "systemctl"}, "nothing is edited by hand"
 
 
-def test_the_quick_start_word_for_word_then_a_live_move_by_tls_and_a_power_cut(
-    site: Site, package: Path
-) -> None:
-    first, second = site.machines
-    for machine in site.machines:
+def type_all(made: Site, package: Path, found: list[Command]) -> None:
+    """From bare machines to the promise of the page's last line."""
+    for machine in made.machines:
         shutil.copy(package, f"/proc/{machine.first}/root/root/ha-agent.deb")
     began_s = time.monotonic()
-    for command in commands():
-        site.type(command)
+    for command in found:
+        made.type(command)
         print(f"[{time.monotonic() - began_s:5.0f} s] {command.host}# {command.text}")
-    promise = re.search(r"if host1 dies now, .*", second.run("ha-agent", "--status").stdout)
+    status = made.machines[1].run("ha-agent", "--status").stdout
+    promise = re.search(r"if host1 dies now, .*", status)
     assert promise is not None and "(proof by its fence device)" in promise[0], promise
-    print(f"quick start: {time.monotonic() - began_s:.0f} s, {len(commands())} commands")
+    print(f"quick start: {time.monotonic() - began_s:.0f} s, {len(found)} commands")
     print(promise[0])
 
-    for machine in site.machines:
+
+def taken_over(dead: Machine, heir: Machine) -> None:
+    """Pull the plug of the VM's host, and wait for the VM on the other one."""
+    name = dead.name
+    heir.wait("a fit host", lambda: f"if {name} dies now" in heir.run("ha-agent", "status").stdout)
+    dead.cut()
+    cut_s = time.monotonic()
+    healthy = f"healthy on {heir.name}"
+    heir.wait("the takeover", lambda: healthy in status_of(heir), TAKEOVER_SECONDS_MAX)
+    print(f"after the power cut of {name}: {healthy} in {time.monotonic() - cut_s:.0f} s")
+
+
+def test_the_quick_start_on_block_devices_word_for_word_then_a_power_cut(
+    release: str, directory: Path, package: Path
+) -> None:
+    with site(release, directory, devices=True) as made:
+        first, second = made.machines
+        type_all(made, package, commands_for_devices())
+        for machine in made.machines:
+            for number in made.devices.values():
+                node = f"/dev/loop{number}"
+                shown = ("stat", "-c", "%U:%G %a", node)
+                assert machine.must(*shown).strip() == "ha-agent:sanlock 660"
+                # As after a boot: the node is anew, and udev is told of it.
+                machine.must("rm", node)
+                machine.must("mknod", "-m", "0600", node, "b", "7", str(number))
+                machine.must("udevadm", "trigger", "--settle", "--action=change", node)
+                assert machine.must(*shown).strip() == "ha-agent:sanlock 660"
+            doctor = machine.run("ha-agent", "doctor").stdout
+            assert "cannot both write" not in doctor, doctor
+        taken_over(first, second)
+
+
+def test_the_quick_start_word_for_word_then_a_live_move_by_tls_and_a_power_cut(
+    release: str, directory: Path, package: Path
+) -> None:
+    with site(release, directory) as made:
+        type_all(made, package, commands())
+        moved_and_taken_over(*made.machines)
+
+
+def moved_and_taken_over(first: Machine, second: Machine) -> None:
+    """What the page promises beside: a live move by TLS, ports, then a power cut."""
+    for machine in (first, second):
         shown = machine.must("ha-agent", "certificates", "show")
         assert shown.count("ends in 36") == 4, shown
         timers = machine.must("systemctl", "list-timers", "--all")
@@ -152,14 +113,10 @@ def test_the_quick_start_word_for_word_then_a_live_move_by_tls_and_a_power_cut(
     assert "host2" in first.must(*ask)
 
     # What listens is what the page of the ports has.
-    for machine in site.machines:
+    for machine in (first, second):
         assert unknown_ports(machine) == set()
 
-    first.wait("a fit host", lambda: "if host2 dies now" in first.run("ha-agent", "status").stdout)
-    second.cut()
-    cut_s = time.monotonic()
-    first.wait("the takeover", lambda: "healthy on host1" in status_of(first), TAKEOVER_SECONDS_MAX)
-    print(f"after the power cut of host2: healthy on host1 in {time.monotonic() - cut_s:.0f} s")
+    taken_over(second, first)
 
 
 def unknown_ports(machine: Machine) -> set[str]:

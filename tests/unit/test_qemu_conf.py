@@ -114,7 +114,7 @@ def test_the_monitor_tells_a_wrong_file_from_one_that_cannot_be_read(tmp_path: P
 def test_the_lines_are_set_where_it_was_asked_for_and_only_at_the_end_of_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qemu_conf, "_restart", lambda: "set")
+    monkeypatch.setattr(qemu_conf, "restart_libvirt", lambda: "set")
     conf = tmp_path / "qemu.conf"
     given = tmp_path / "ha-agent.toml"
     given.write_text(
