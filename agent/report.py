@@ -21,6 +21,7 @@ def report_of(decision: Decision) -> Report:
     """The report on one decision. Facts that do not come from the decision are added by the
     agent."""
     state, engine, plan = decision.state, decision.state.engine, decision.plan
+    asks_for, asks_since_s = _asks_off(state)
     return Report(
         score=decision.score.value,
         state=engine.name.value,
@@ -33,7 +34,8 @@ def report_of(decision: Decision) -> Report:
         moving_until_s=engine.moving_until_s,
         answers=tuple(answer for vm in state.vms.values() for answer in vm.answers),
         lease=_lease(engine),
-        unstopped_since_s=engine.unstopped_since_s if engine.asks_off else None,
+        unstopped_since_s=asks_since_s,
+        unstopped_vm=asks_for,
         vms=tuple(
             _of_vm(number, vm, decision, state.rules)
             for number, vm in sorted(state.vms.items())
@@ -61,6 +63,20 @@ def _of_vm(number: int, vm: VmState, decision: Decision, rules: Rules) -> VmRepo
         _lease(vm),
         _move(vm),
     )
+
+
+def _asks_off(state: AgentState) -> tuple[int, float | None]:
+    """The sick VM for which this host asks to be switched off, of several the one that could not be
+    ended for longest, and since when that is so (None: it does not ask)."""
+    since_s = {
+        number: vm.unstopped_since_s
+        for number, vm in state.vms.items()
+        if vm.asks_off and vm.unstopped_since_s is not None
+    }
+    if not since_s:
+        return ENGINE, None
+    asks_for = min(since_s, key=lambda number: (since_s[number], number))
+    return asks_for, since_s[asks_for]
 
 
 def _reasons(reasons: Iterable[Reason], about: set[int]) -> tuple[ReasonOnWire, ...]:

@@ -166,7 +166,7 @@ class Broker:
             self.this_host,
             self.place,
             self.feed,
-            PeerStatus(self.in_force, self.table, self.gate),
+            PeerStatus(self.in_force, self.table, self.gate, self.this_host.vms),
             bound,
             Beside(
                 self.lateness,

@@ -79,7 +79,8 @@ def decide(state: AgentState, observation: Observation, now_s: float) -> Decisio
     for turn in turns:
         left_behind.clear(turn)
         room.keep(turn)
-    unstoppable.ask(turns[0])
+    for turn in turns:
+        unstoppable.ask(turn)
     fencing.forget(host)
     last_look.look_again(host, _lease(host, turns))
     wakes_s = [fencing.wake_s(host), *(turn.wake_s for turn in turns)]

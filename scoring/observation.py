@@ -103,12 +103,14 @@ class FenceAsk:
     `unstopped_s`: how long the agent has not been able to end the VM; with it the agent asks for
     its host to be switched off (None: it does not ask). The broker adds, in case the agent is dead:
     `agent_dead_s`: how long the agent has not reported (None: it reports, or never has); `bad_s`:
-    how long the VM's health has been bad without a break (None: it is not bad).
+    how long the VM's health has been bad without a break (None: it is not bad). `vm`: the number of
+    that VM.
     """
 
     unstopped_s: float | None = None
     agent_dead_s: float | None = None
     bad_s: float | None = None
+    vm: int = ENGINE
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ class EventFeed:
         table, this_host = self._table, self._this_host
         engine, taken_s = this_host.vm.status(now_s)
         this_host.sick_vm.look(engine, this_host.healthy_once.known, now_s)
+        this_host.sick_vm.look_at_vms(this_host.vms.wanted_here(now_s), now_s)
         own = HostGlance(
             self._in_force.host_name, None, True, False, engine.vm is VmStatus.UP, taken_s
         )

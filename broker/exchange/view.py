@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 from broker.config.in_force import InForce
 from broker.daemon.news import News
@@ -129,7 +130,7 @@ class Exchange:
         )
         return LocalHost(
             host_id=self._in_force.host_id,
-            vms=(engine, *this_host.vms.here(now_s)),
+            vms=(engine, *self._vms(now_s)),
             network=self._table.network(value("network") or (), now_s).fraction,
             bridge_up=value("bridge"),
             mem_free_mb=value("memory"),
@@ -146,6 +147,13 @@ class Exchange:
             reaches=this_host.agent.reaches(),
             may_restart=this_host.modes.may_restart,
         )
+
+    def _vms(self, now_s: float) -> Iterator[VmHere]:
+        """Those beside the engine, with what this host sees of them on other ones."""
+        seen = self._this_host.outside.vms_seen
+        for vm in self._this_host.vms.here(now_s):
+            view = seen.get(vm.number)
+            yield vm if view is None else replace(vm, outside=view)
 
     def _unfit(self, engine: EngineStatus, now_s: float) -> Iterator[Unfit]:
         """The obstacles that keep this host from starting the VM."""

@@ -11,6 +11,7 @@ from broker.lockspace.hosts import standing_fields
 from broker.peers.question_gate import QuestionGate
 from broker.peers.table import Table
 from broker.this_host.facts import fence_ask_text, outside_status
+from broker.this_host.vms import VmsHere
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.extra import LEFT_OUT_KEY
 from broker.whiteboard.slot import SlotReport
@@ -21,8 +22,8 @@ from scoring.hosts.liveness import Liveness
 class PeerStatus:
     """Makes that part. `gate`: the gate for questions at this host's port."""
 
-    def __init__(self, in_force: InForce, table: Table, gate: QuestionGate) -> None:
-        self._in_force, self._table, self._gate = in_force, table, gate
+    def __init__(self, in_force: InForce, table: Table, gate: QuestionGate, vms: VmsHere) -> None:
+        self._in_force, self._table, self._gate, self._vms = in_force, table, gate, vms
 
     def status(self, report: SlotReport, now_s: float) -> HostStatus:
         """The status of the host with this report."""
@@ -60,7 +61,9 @@ class PeerStatus:
             outside=outside_status(outside, now_s),
             way_out=slot_lines.way_out_of(extra.get("way-out", "")),
             uplink_up=slot_lines.uplink_of(extra.get("uplink", "")),
-            fence_ask=fence_ask_text(slot_lines.fence_ask_of(extra.get("fence-ask", ""))),
+            fence_ask=fence_ask_text(
+                slot_lines.fence_ask_of(extra.get("fence-ask", "")), self._vms.names
+            ),
             config_drift=tuple(
                 map(str, agreement.differences(in_force.agreed, in_force.agreed_lines, extra))
             ),

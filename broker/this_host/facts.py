@@ -6,7 +6,7 @@ A host whose agent is silent is shown as a live host with score 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +145,7 @@ class ThisHost:
             outside=outside_status(self.outside.seen, now_s),
             way_out=self.outside.way_out(),
             uplink_up=self.monitors.value("uplink"),
-            fence_ask=fence_ask_text(self.fence_ask(now_s)),
+            fence_ask=fence_ask_text(self.fence_ask(now_s), self.vms.names),
             api=in_force.config.advertised(),
         )
 
@@ -182,9 +182,9 @@ class ThisHost:
         return ", ".join(filter(None, parts))
 
 
-def fence_ask_text(ask: FenceAsk | None) -> str:
-    """Why a host asks to be switched off; empty: it does not."""
-    return "" if ask is None else in_words(ask)
+def fence_ask_text(ask: FenceAsk | None, names: Mapping[int, str]) -> str:
+    """Why a host asks to be switched off; empty: it does not. `names`: of the VMs, by number."""
+    return "" if ask is None else in_words(ask, names.get(ask.vm, ""))
 
 
 def outside_status(seen: OutsideView | None, now_s: float) -> OutsideStatus | None:

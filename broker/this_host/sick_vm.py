@@ -2,31 +2,44 @@
 """What this host publishes about a sick VM that it cannot end; see scoring/hosts/fence_ask.py.
 
 The agent asks the other hosts to switch this host off. If the agent is dead, the broker publishes
-for how long, and for how long the VM's health has been bad; the other hosts decide. An agent that
-was stopped in order is not dead; one that this broker has never heard may have been stopped so.
+for how long, and for how long a VM's health has been bad: that of the VM that has been sick for
+longest; the other hosts decide. An agent that was stopped in order is not dead; one that this
+broker has never heard may have been stopped so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from broker.wire.exchange import Report
 from scoring.observation import FenceAsk
-from scoring.vm_facts import EngineStatus, Health, VmStatus
+from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
 
 
 class SickVm:
-    """Gets the VM's status each beat, and remembers since when its health has been bad."""
+    """Gets the status of each VM each beat, and remembers since when its health has been bad."""
 
     def __init__(self) -> None:
-        self._bad_since_s: float | None = None
+        #: By number.
+        self._bad_since_s: dict[int, float] = {}
 
     def look(self, engine: EngineStatus, healthy_before: bool, now_s: float) -> None:
-        """`healthy_before`: see LocalHost; a check that never succeeded proves nothing by failing.
-        An unknown health ends a time of bad health."""
-        is_bad = (engine.vm, engine.health) == (VmStatus.UP, Health.BAD) and healthy_before
-        if not is_bad:
-            self._bad_since_s = None
-        elif self._bad_since_s is None:
-            self._bad_since_s = now_s
+        """`healthy_before`: see VmHere; a check that never succeeded proves nothing by failing. An
+        unknown health ends a time of bad health."""
+        self._take(ENGINE, engine, healthy_before, now_s)
+
+    def look_at_vms(self, vms: Sequence[VmHere], now_s: float) -> None:
+        """`vms`: those beside the engine, each one that the registry has and wants up."""
+        for gone in self._bad_since_s.keys() - {ENGINE, *(vm.number for vm in vms)}:
+            del self._bad_since_s[gone]
+        for vm in vms:
+            self._take(vm.number, vm.report, vm.healthy_before, now_s)
+
+    def _take(self, vm: int, report: EngineStatus, healthy_before: bool, now_s: float) -> None:
+        if (report.vm, report.health) == (VmStatus.UP, Health.BAD) and healthy_before:
+            self._bad_since_s.setdefault(vm, now_s)
+        else:
+            self._bad_since_s.pop(vm, None)
 
     def ask(self, report: Report | None, silent_s: float | None, now_s: float) -> FenceAsk | None:
         """The request, if there is one. `report`: the agent's last; `silent_s`: for how long it has
@@ -35,7 +48,10 @@ class SickVm:
             return None
         if silent_s is None:
             since_s = report.unstopped_since_s
-            return None if since_s is None else FenceAsk(unstopped_s=max(0.0, now_s - since_s))
-        if self._bad_since_s is None:
+            if since_s is None:
+                return None
+            return FenceAsk(unstopped_s=max(0.0, now_s - since_s), vm=report.unstopped_vm)
+        if not self._bad_since_s:
             return None
-        return FenceAsk(agent_dead_s=silent_s, bad_s=now_s - self._bad_since_s)
+        since_s, vm = min((at_s, number) for number, at_s in self._bad_since_s.items())
+        return FenceAsk(agent_dead_s=silent_s, bad_s=now_s - since_s, vm=vm)

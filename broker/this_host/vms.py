@@ -31,6 +31,7 @@ from scoring.vm_facts import (
     Unfit,
     VmHere,
     VmStatus,
+    Want,
 )
 
 log = logging.getLogger("ha-broker.vms")
@@ -80,6 +81,11 @@ class VmsHere:
         """Each VM of the registry on this host."""
         return tuple(self._here(number, now_s) for number in sorted(self._numbers()))
 
+    def wanted_here(self, now_s: float) -> tuple[VmHere, ...]:
+        """Those that an administrator wants up."""
+        vms = self._registry.cached.vms
+        return tuple(vm for vm in self.here(now_s) if vms[vm.number].want is Want.UP)
+
     def left(self, now_s: float) -> tuple[VmView, ...]:
         """Those that have not left this host: they run here, as far as is known, or the agent is
         about to act on them here."""
@@ -96,6 +102,11 @@ class VmsHere:
             if view.is_left:
                 found.append(view)
         return tuple(found)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The names of all VMs of the registry, by number."""
+        return {number: record.name for number, record in self._registry.cached.vms.items()}
 
     def memory(self) -> Memory:
         """What VMs may take of this host."""

@@ -28,8 +28,11 @@ from scoring.vm_facts import ENGINE, OutsideView, PeerVm
 #: How a host reaches the VM on another one: that host's id, the stay, how many seconds ago the last
 #: well-answered question was asked, and how many seconds ago the first unanswered one since then.
 _OUTSIDE = re.compile(r"([0-9]{1,4}) ([0-9]{1,15}) (-|[0-9]{1,9}\.[0-9]) (-|[0-9]{1,9}\.[0-9])")
-#: "unstopped 75", or "agent-dead 1200 bad 1180": seconds.
-_FENCE_ASK = re.compile(r"unstopped ([0-9]{1,9})|agent-dead ([0-9]{1,9}) bad ([0-9]{1,9})")
+#: "unstopped 75", or "agent-dead 1200 bad 1180": seconds; " vm 5" behind it where it is not the
+#: engine, which an earlier version does not take for an ask.
+_FENCE_ASK = re.compile(
+    r"(?:unstopped ([0-9]{1,9})|agent-dead ([0-9]{1,9}) bad ([0-9]{1,9}))(?: vm ([0-9]{1,3}))?"
+)
 #: The largest count in a line; the largest count of starts, half of it; the largest memory, MiB.
 COUNT_MAX, LAST_RAN_MAX, MEM_MB_MAX = 10**15 - 1, 5 * 10**14, 10**12 - 1
 
@@ -278,10 +281,11 @@ def fence_ask_line(ask: FenceAsk | None) -> str:
     """It as a line of this host's slot; empty: nothing."""
     if ask is None:
         return ""
+    of_vm = "" if ask.vm == ENGINE else f" vm {ask.vm}"
     if ask.unstopped_s is not None:
-        return f"unstopped {ask.unstopped_s:.0f}"
+        return f"unstopped {ask.unstopped_s:.0f}{of_vm}"
     assert ask.agent_dead_s is not None and ask.bad_s is not None
-    return f"agent-dead {ask.agent_dead_s:.0f} bad {ask.bad_s:.0f}"
+    return f"agent-dead {ask.agent_dead_s:.0f} bad {ask.bad_s:.0f}{of_vm}"
 
 
 def fence_ask_of(text: str) -> FenceAsk | None:
@@ -289,8 +293,9 @@ def fence_ask_of(text: str) -> FenceAsk | None:
     found = _FENCE_ASK.fullmatch(text)
     if found is None:
         return None
-    unstopped, dead, bad = (None if each is None else float(each) for each in found.groups())
-    return FenceAsk(unstopped, dead, bad)
+    *seconds, vm = found.groups()
+    unstopped, dead, bad = (None if each is None else float(each) for each in seconds)
+    return FenceAsk(unstopped, dead, bad, ENGINE if vm is None else int(vm))
 
 
 def memory_short_line(penalties: Iterable[PenaltyOnWire]) -> str:

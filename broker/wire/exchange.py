@@ -11,7 +11,7 @@ from broker.wire.status import FencePathOnWire, MeasuredOnWire, PenaltyOnWire, R
 from broker.wire.what_ran import WhatRan
 from scoring.observation import FenceRecord, FenceStep, Observation, Order
 from scoring.vm.state import OrderAnswer
-from scoring.vm_facts import Claim, VmSpec
+from scoring.vm_facts import ENGINE, Claim, VmSpec
 
 
 class View(Struct, frozen=True):
@@ -141,11 +141,11 @@ class Report(Struct, frozen=True):
     that arrived, so that no short one is missed. `lease`: None: there was no
     answer. `freeing`: the host whose id a process of the agent frees, or is about to free;
     `freeing_fencer`: that host owns the fence lease, so that it is done without that lease.
-    `unstopped_since_s`: this host asks to be switched off, for its sick VM could not be ended since
-    then (None: it does not ask). `vms`: the VMs beside the engine that have a machine
-    here; `claims`: what it is about to bring to a host; `plan`: None: no VM is missing.
-    `host_score`: see PeerReport. `watched`: see Decision. `vm_memory_mb`: what the engine takes of
-    a host by its definition, in MiB (0: unknown)."""
+    `unstopped_since_s`: this host asks to be switched off, for its sick VM, number `unstopped_vm`,
+    could not be ended since then (None: it does not ask). `vms`: the VMs beside the engine that
+    have a machine here; `claims`: what it is about to bring to a host; `plan`: None: no VM is
+    missing. `host_score`: see PeerReport. `watched`: see Decision. `vm_memory_mb`: what the engine
+    takes of a host by its definition, in MiB (0: unknown)."""
 
     score: int
     state: str
@@ -175,3 +175,4 @@ class Report(Struct, frozen=True):
     host_score: int | None = None
     watched: tuple[int, ...] = ()
     vm_memory_mb: float = 0.0
+    unstopped_vm: int = ENGINE

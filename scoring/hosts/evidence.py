@@ -30,7 +30,7 @@ from scoring.hosts.state import Takeover
 from scoring.observation import FenceAsk, FenceRecord, LeaseAnswer, PeerReport, Power
 from scoring.rules import Rules
 from scoring.storage_word import StorageWord
-from scoring.vm_facts import ENGINE, Health, is_well
+from scoring.vm_facts import Health, VmSpec, is_well
 
 #: Readings of "off" that prove a power-off.
 OFFS_NEEDED = 2
@@ -75,13 +75,13 @@ class Evidence:
     `peer`: its slot (None: it has none). `slot_since_s`: since when the slot has not changed.
     `looked_since_s`: since when this host reads the whiteboard without a gap. `heard_by`: the live
     hosts that publish that the owner answers them over the network. `ask`: the owner lives and asks
-    to be switched off (None: it does not; see scoring/hosts/fence_ask.py). `reached_by`: the hosts
-    that have reached the VM there lately, as its users do; `reached_s`: when the last such question
-    was asked that was answered (None: none was). `touched_by`: the live hosts that the owner's
-    kernel, or the engine there, answers. `network_good_s`: when this host's own network was last
-    seen to work (None: it was not). `word`: the owner says that it has lost the storage and that no
-    VM is left on it (None: it does not; see scoring/hosts/storage_lost.py). The other fields are
-    those of Observation.
+    to be switched off (None: it does not; see scoring/hosts/fence_ask.py); `spec`: the VM that it
+    asks for, by the registry. `reached_by`: the hosts that have reached that VM there lately, as
+    its users do; `reached_s`: when the last such question was asked that the engine answered (None:
+    none was). `touched_by`: the live hosts that the owner's kernel, or the engine there, answers.
+    `network_good_s`: when this host's own network was last seen to work (None: it was not). `word`:
+    the owner says that it has lost the storage and that no VM is left on it (None: it does not; see
+    scoring/hosts/storage_lost.py). The other fields are those of Observation.
     """
 
     lease: LeaseAnswer
@@ -98,6 +98,13 @@ class Evidence:
     touched_by: tuple[str, ...] = ()
     network_good_s: float | None = None
     word: StorageWord | None = None
+    spec: VmSpec | None = None
+
+    @property
+    def ask_in_words(self) -> str:
+        """Why it is to be switched off by its own word."""
+        assert self.ask is not None
+        return fence_ask.in_words(self.ask, "" if self.spec is None else self.spec.name)
 
     @property
     def heartbeat_s(self) -> float | None:
@@ -325,12 +332,13 @@ def _may_power_off_as_asked(
 ) -> tuple[Precondition, ...]:
     """The conditions for a live host that asks to be switched off (scoring/hosts/fence_ask.py):
     all but those of its silence."""
-    health = Health.UNKNOWN if evidence.peer is None else evidence.peer.engine.report.health
     vms = {} if evidence.peer is None else evidence.peer.vms
-    well = [n for n, its in sorted(vms.items()) if n != ENGINE and is_well(its.report)]
+    health = vms[ask.vm].report.health if ask.vm in vms else Health.UNKNOWN
+    well = [n for n, its in sorted(vms.items()) if n != ask.vm and is_well(its.report)]
+    is_asked = fence_ask.is_asked(ask, rules, evidence.spec)
     return (
         *_always_required(takeover, evidence, rules),
-        Precondition("asks-for-it", fence_ask.is_asked(ask, rules), fence_ask.in_words(ask)),
+        Precondition("asks-for-it", is_asked, evidence.ask_in_words),
         Precondition("its-vm-is-sick", health is Health.BAD, f"health {health} by its own check"),
         Precondition(
             "no-other-vm-is-well-there",

@@ -8,7 +8,9 @@ whose death it waits for, and this file pursues that host.
 
 Rules of this file:
 
-1. One host is pursued at a time. It stays the same one as long as a VM waits for it.
+1. One host is pursued at a time. It stays the same one as long as a VM waits for it. If its
+   readings prove nothing, or it seems to live, the next host that a VM waits for has its turn.
+   What was ordered for the first host is remembered until its next turn.
 2. A takeover is remembered only while a VM waits for it. When no VM waits any more, an order or a
    freeing that is under way is withdrawn, and its outcome is waited for: no device is asked twice
    at once.
@@ -22,7 +24,7 @@ from dataclasses import replace
 from scoring.decision import Code, DropFenceLease
 from scoring.hosts import dead_fencer, takeover
 from scoring.hosts.evidence import FREE_BEATS, Evidence, renews
-from scoring.hosts.fence_ask import reached_by, reached_s
+from scoring.hosts.fence_ask import reached_by, reached_s, spec_of
 from scoring.hosts.state import HostState, Takeover
 from scoring.hosts.storage_lost import gives_up
 from scoring.hosts.turn import HostTurn, name_of
@@ -37,6 +39,10 @@ from scoring.observation import (
     PowerOnEnded,
 )
 from scoring.timing import Timing
+from scoring.vm_facts import ENGINE
+
+#: After so many readings in a row that prove nothing the next host has its turn.
+FRUITLESS = 3
 
 
 def take_in(turn: HostTurn, outcomes: Iterable[Outcome]) -> None:
@@ -122,9 +128,11 @@ def _paused(step: Takeover, problem: str, now_s: float, timing: Timing) -> Takeo
 def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:
     """Take the next step in proving a silent host dead. `waits`: the leases that VMs wait for, each
     owned by a silent host."""
-    before = turn.state.takeover
-    pursued = None if before is None else before.host_id
-    lease = next((each for each in waits if each.owner == pursued), waits[0])
+    owners = {each.owner for each in waits}
+    aside = {host: step for host, step in turn.state.aside.items() if host in owners}
+    if len(aside) < len(turn.state.aside):
+        turn.state = replace(turn.state, aside=aside)
+    lease = _chosen(turn, waits)
     assert lease.owner is not None
     owner = turn.asking if turn.asking and turn.asking.host_id == lease.owner else None
     if lease.owner not in turn.observation.fence_devices:
@@ -143,19 +151,64 @@ def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:
         turn.because(Code.LEASE_WAIT, _countdown(turn, lease, "its death is not proven"))
 
 
+def _chosen(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> LeaseAnswer:
+    """The lease whose owner is pursued now (rule 1)."""
+    may_be_dead = [each for each in waits if not _seems_to_live(turn, each)]
+    step = turn.state.takeover
+    same = [each for each in waits if step is not None and each.owner == step.host_id]
+    if step is None or not same:
+        return (may_be_dead or waits)[0]
+    others = {each.owner: each for each in may_be_dead if each.owner != step.host_id}
+    gets_nowhere = step.not_off >= FRUITLESS or same[0] not in may_be_dead
+    if not others or not gets_nowhere or _is_under_way(turn, step):
+        return same[0]
+    # In turn, by host id.
+    return others[min(others, key=lambda host: ((host or 0) <= step.host_id, host))]
+
+
+def _is_under_way(turn: HostTurn, step: Takeover) -> bool:
+    """Whether the takeover has something begun whose end must be waited for."""
+    timing = turn.rules.timing
+    return bool(
+        step.asking_power
+        or step.taking_fence
+        or step.asking_owner
+        or step.switching_off
+        or step.freeing
+        or step.offs
+        or step.fencer is not None
+        or takeover.may_take_effect(step, turn.now_s, timing)
+    )
+
+
 def begun(turn: HostTurn, host: int) -> Takeover:
     """The takeover from that host: the one that is under way, or a new one."""
-    current = turn.state.takeover
+    current, aside = turn.state.takeover, dict(turn.state.aside)
     if current is None:
         return Takeover(host, turn.now_s)
     if current.host_id == host:
         return current
-    # The fence lease is the same for all hosts; the readings belong to the other host.
-    return Takeover(
-        host,
-        turn.now_s,
+    aside[current.host_id] = current
+    known = aside.pop(host, Takeover(host, turn.now_s))
+    turn.state = replace(turn.state, aside=aside)
+    # The fence lease is one for all hosts; what was read of the other host is not. Of this one what
+    # was ordered counts, and nothing that was read before.
+    return replace(
+        known,
+        offs=(),
+        power=None,
+        not_off=0,
+        asking_power=False,
         fence_since_s=current.fence_since_s,
         taking_fence=current.taking_fence,
+        switching_off=False,
+        freeing=False,
+        freed_s=None,
+        withdrawn="",
+        fence_owner=None,
+        asking_owner=False,
+        fencer=None,
+        lease=None,
     )
 
 
@@ -175,14 +228,20 @@ def _step(turn: HostTurn, current: Takeover, lease: LeaseAnswer) -> Takeover:
     return current
 
 
-def _owner_renews(turn: HostTurn, lease: LeaseAnswer) -> bool:
-    """Whether the silent owner's sanlock renews its host id; adds the reason. There is no countdown
-    then, since each renewal starts it anew."""
+def _seems_to_live(turn: HostTurn, lease: LeaseAnswer) -> bool:
+    """Whether the silent owner's sanlock renews its host id, so that nothing proves it dead."""
     peer = next((p for p in turn.observation.peers if p.host_id == lease.owner), None)
-    if peer is None:
+    if peer is None or peer is turn.asking:
         return False
     since_s = turn.state.seen[peer.host_id].since_s
-    if not renews(peer.renewal_s, since_s, turn.now_s, turn.rules):
+    return renews(peer.renewal_s, since_s, turn.now_s, turn.rules)
+
+
+def _owner_renews(turn: HostTurn, lease: LeaseAnswer) -> bool:
+    """Whether it seems to live; says so. No time is left to count then: each renewal would begin it
+    anew."""
+    peer = next((p for p in turn.observation.peers if p.host_id == lease.owner), None)
+    if peer is None or not _seems_to_live(turn, lease):
         return False
     # This reason replaces the takeover's own one, which is less sure: the takeover does not know
     # whether the renewal that it has seen is the last one of a dead host.
@@ -200,7 +259,9 @@ def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
     observation = turn.observation
     peer = next((p for p in observation.peers if p.host_id == host), None)
     seen = turn.state.seen.get(host)
-    asks = turn.asking is not None and turn.asking.host_id == host
+    ask = turn.asking.fence_ask if turn.asking and turn.asking.host_id == host else None
+    vm = ENGINE if ask is None else ask.vm
+    stay = peer.vms[vm].last_ran if peer is not None and vm in peer.vms else 0
     return Evidence(
         lease=lease,
         peer=peer,
@@ -210,12 +271,13 @@ def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
         global_maintenance=observation.global_maintenance,
         fence_log=observation.fence_log,
         heard_by=tuple(name_of(p) for p in turn.live if host in p.hears),
-        ask=peer.fence_ask if asks and peer is not None else None,
-        reached_by=() if peer is None else reached_by(turn, host, peer.engine.last_ran),
+        ask=ask,
+        reached_by=() if peer is None else reached_by(turn, host, stay, vm),
         reached_s=None if peer is None else reached_s(turn, host, peer.engine.last_ran),
         touched_by=tuple(name_of(p) for p in turn.live if host in p.touches),
         network_good_s=_network_good_s(turn, host),
         word=gives_up(peer, turn.now_s, turn.rules),
+        spec=spec_of(ask, observation.specs),
     )
 
 
@@ -252,6 +314,8 @@ def forget(turn: HostTurn) -> None:
     if turn.pursued:
         return
     step = turn.state.takeover
+    if turn.state.aside:
+        turn.state = replace(turn.state, aside={})
     if step is not None:
         step = Takeover(
             step.host_id,

@@ -37,5 +37,5 @@ def look(state: HostState, rules: Rules, observation: Observation, now_s: float)
         now_s,
         live,
         tuple(by_liveness[Liveness.UNCERTAIN]),
-        fence_ask.asking(live, rules),
+        fence_ask.asking(live, rules, observation.specs),
     )

@@ -85,6 +85,7 @@ class HostState:
     `switching_on`: the host that is being switched on again. `on_withdrawn`: why that must not be
     done any more. `switched_on_s`: when each host was last ordered to be switched on.
     `early_over_s`: when the last false alarm about each host ended (scoring/hosts/early.py).
+    `aside`: takeovers from other hosts that a VM waits for; they have their next turn later.
     """
 
     seen: Mapping[int, Seen] = field(default_factory=dict)
@@ -93,3 +94,4 @@ class HostState:
     on_withdrawn: str = ""
     switched_on_s: Mapping[int, float] = field(default_factory=dict)
     early_over_s: Mapping[int, float] = field(default_factory=dict)
+    aside: Mapping[int, Takeover] = field(default_factory=dict)

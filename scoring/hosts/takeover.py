@@ -42,7 +42,6 @@ from scoring.decision import (
     Reason,
     TakeFenceLease,
 )
-from scoring.hosts import fence_ask
 from scoring.hosts.evidence import (
     OFFS_NEEDED,
     Evidence,
@@ -131,7 +130,7 @@ def order_pause_s(tries: int) -> float:
     return min(ORDER_PAUSE_MAX_S, ORDER_PAUSE_S * 2.0 ** min(tries - 1, 10))
 
 
-def _may_take_effect(takeover: Takeover, now_s: float, timing: Timing) -> bool:
+def may_take_effect(takeover: Takeover, now_s: float, timing: Timing) -> bool:
     """Whether an order was accepted so recently that the power may still go off."""
     return takeover.ordered_s is not None and now_s - takeover.ordered_s < timing.power_off_patience
 
@@ -172,7 +171,7 @@ def step(
         actions.append(DropFenceLease())
     reasons.insert(0, _power_reason(takeover))
     if evidence.ask is not None:
-        text = f"host {host} asks to be switched off: {fence_ask.in_words(evidence.ask)}"
+        text = f"host {host} asks to be switched off: {evidence.ask_in_words}"
         reasons.insert(0, Reason(Code.OWNER_ASKS, text))
     wants_fence = bool(takeover.offs) or _is_ripe(takeover, evidence, now_s, rules)
     if wants_fence and not evidence.fence_lease_held and not takeover.taking_fence:
@@ -212,7 +211,7 @@ def _power_off_is_due(
     power = takeover.power
     if power is None or power.power is not Power.ON or not power.identity_proven:
         return None, []
-    if _may_take_effect(takeover, now_s, timing):
+    if may_take_effect(takeover, now_s, timing):
         return None, [
             Reason(Code.POWER_OFF_ORDERED, f"host {host} was switched off, reads on still")
         ]
@@ -280,7 +279,7 @@ def _why_not_yet(
 
 def _pauses(takeover: Takeover, now_s: float, timing: Timing) -> bool:
     """Whether this host gives no order now, since its last one had no effect."""
-    return now_s < takeover.next_order_s and not _may_take_effect(takeover, now_s, timing)
+    return now_s < takeover.next_order_s and not may_take_effect(takeover, now_s, timing)
 
 
 def _is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules) -> bool:

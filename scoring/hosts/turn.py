@@ -14,6 +14,7 @@ from scoring.decision import Action, Code, Reason
 from scoring.hosts.state import HostState
 from scoring.observation import Observation, PeerReport
 from scoring.rules import Rules
+from scoring.vm_facts import EngineStatus, is_well
 
 
 @dataclass(slots=True)
@@ -21,8 +22,9 @@ class HostTurn:
     """One call of `decide`: its input, and its actions and reasons in their order.
 
     `live`, `uncertain`: the hosts by their liveness; the others are silent. `asking`: the live host
-    that asks to be switched off (scoring/hosts/fence_ask.py); it counts neither as a host that runs
-    a VM nor as one that may run it. `pursued`: the takeover took a step in this beat. `state` is
+    that asks to be switched off (scoring/hosts/fence_ask.py); it does not count as a host that may
+    run a VM, and a sick VM does not count as up there. `pursued`: the takeover took a step in this
+    beat. `state` is
     replaced, never changed.
     """
 
@@ -39,6 +41,10 @@ class HostTurn:
 
     def because(self, code: Code, text: str) -> None:
         self.reasons.append(Reason(code, text))
+
+    def is_given_up(self, peer: PeerReport, report: EngineStatus) -> bool:
+        """Whether a VM is no longer counted upon where a host says that it is up."""
+        return peer is self.asking and not is_well(report)
 
     @property
     def cluster_allows(self) -> bool:

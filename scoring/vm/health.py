@@ -9,7 +9,7 @@ Rules of this file:
 
 1. An unhealthy VM is stopped after `bad_health`.
 2. If the check has never passed, its failure proves nothing, and the VM is left running.
-3. If a host outside has reached the engine lately, it is left running.
+3. If a host outside has reached the VM lately, it is left running.
 4. If the health is unknown, the state stays.
 """
 
@@ -22,7 +22,7 @@ from scoring.hosts.fence_ask import reached_by
 from scoring.vm.pause import is_paused
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
-from scoring.vm_facts import ENGINE, Health
+from scoring.vm_facts import Health
 
 _S = StateName
 
@@ -61,9 +61,8 @@ def _is_left_running(turn: VmTurn) -> bool:
             "running; is the health check right ([health] in the configuration)?",
         )
         return True
-    if turn.number != ENGINE:
-        return False
-    who = reached_by(turn.host, turn.observation.local.host_id, turn.state.last_ran)
+    place = turn.observation.local.host_id, turn.state.last_ran
+    who = reached_by(turn.host, *place, turn.number)
     if who:
         turn.because(
             Code.SICK_BUT_REACHED,

@@ -32,7 +32,7 @@ from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm.state import StateName
 from scoring.vm.targets import targets
 from scoring.vm.turn import VmTurn, begin_move, is_short_of_memory, own
-from scoring.vm.unstoppable import others_leave
+from scoring.vm.unstoppable import leaves_for
 from scoring.vm_facts import ENGINE, VmStatus
 
 RETRY_MAX_S = 900.0
@@ -89,8 +89,8 @@ def _drained_for(turn: VmTurn) -> str:
     """Why the VM has to leave this host; empty: it need not."""
     if turn.observation.local.maintenance:
         return "local maintenance"
-    if turn.number != ENGINE and others_leave(turn):
-        return "the engine here is sick and cannot be ended, only the loss of power would end it"
+    if sick := leaves_for(turn):
+        return f"{sick} here is sick and cannot be ended, only the loss of power would end it"
     return ""
 
 

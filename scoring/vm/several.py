@@ -17,7 +17,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -61,8 +61,7 @@ class Several:
     and the live ones. `claims`: all claims that have not ended, including this host's own.
     `moving`: how many VMs are being migrated away from here, or are about to be. `starting`: how
     many starts are under way here. `stopping`: the VMs that are being stopped here.
-    `engine_unstopped_since_s`: since when ending the sick engine has failed here (None: it has
-    not).
+    `unstopped_since_s`: since when ending a sick VM has failed here, by the VM's number.
     """
 
     def __init__(self, turn: HostTurn, states: Mapping[int, VmState]) -> None:
@@ -83,7 +82,7 @@ class Several:
         self.ended: dict[int, list[Outcome]] = {}
         for outcome in observation.outcomes:
             self.ended.setdefault(getattr(outcome, "vm", ENGINE), []).append(outcome)
-        self._find_where_each_is_up(peers)
+        self._find_where_each_is_up(turn)
         self.missing: frozenset[int] = frozenset()
         if observation.storage_good_since_s is not None:
             self.missing = frozenset(
@@ -95,23 +94,29 @@ class Several:
         self.moving = sum(_is_leaving(state, self.own_id) for state in states.values())
         self.starting = sum(s.name is _S.ENGINE_START and s.acting for s in states.values())
         self.stopping = {number for number, state in states.items() if state.name in _STOPPING}
-        engine = states.get(ENGINE)
-        self.engine_unstopped_since_s = None if engine is None else engine.unstopped_since_s
+        self.unstopped_since_s = {
+            number: state.unstopped_since_s
+            for number, state in states.items()
+            if state.unstopped_since_s is not None and self._is_wanted(number)
+        }
         self.plan: Plan = NO_PLAN
         if self.missing - {ENGINE}:
             pins = self._pins()
             hosts = self._on_the_way(pins)
             self.plan = place(self.relations.order, hosts, self.missing, pins)
 
-    def _find_where_each_is_up(self, peers: Iterable[PeerReport]) -> None:
+    def _is_wanted(self, number: int) -> bool:
+        return number in self.specs and self.specs[number].want is Want.UP
+
+    def _find_where_each_is_up(self, turn: HostTurn) -> None:
         """Fill `up_at` and `said`. A VM that is up here counts as being here."""
         for number, vm in self._here.items():
             if vm.report.vm is VmStatus.UP:
                 self.up_at[number] = self.own_id
-        for peer in peers:
+        for peer in turn.live:
             for number, its in peer.vms.items():
                 self.said.setdefault(number, []).append(peer)
-                if its.report.vm is VmStatus.UP:
+                if its.report.vm is VmStatus.UP and not turn.is_given_up(peer, its.report):
                     self.up_at.setdefault(number, peer.host_id)
 
     @property

@@ -277,7 +277,9 @@ def _is_at_asking(turn: VmTurn) -> bool:
     """Whether the VM runs on the host that asks to be switched off."""
     if turn.asking is None:
         return False
-    return turn.number == ENGINE or turn.at(turn.asking).report.vm is VmStatus.UP
+    ask = turn.asking.fence_ask
+    is_sick_one = ask is not None and ask.vm == turn.number
+    return is_sick_one or turn.at(turn.asking).report.vm is VmStatus.UP
 
 
 def _why_gone(lease: LeaseAnswer) -> str:

@@ -196,10 +196,11 @@ class VmTurn:
         return self.several.said.get(self.number, ())
 
     def up_elsewhere(self) -> PeerReport | None:
-        """A live peer that reports the VM up; None: no peer does. The host that asks to be switched
-        off does not count."""
-        up = (p for p in self.concerned if self.at(p).report.vm is VmStatus.UP)
-        return next((p for p in up if p is not self.asking), None)
+        """A live peer that reports the VM up; None: no peer does. A VM that is sick on a host that
+        asks to be switched off does not count."""
+        said = ((p, self.at(p).report) for p in self.concerned)
+        up = ((p, report) for p, report in said if report.vm is VmStatus.UP)
+        return next((p for p, report in up if not self.host.is_given_up(p, report)), None)
 
 
 def entered(turn: VmTurn, name: StateName) -> VmState:

@@ -6,7 +6,8 @@ the host did not ask, the VM would stay down for as long as the process hangs. T
 whether this host asks; what the other hosts do then, and the rules, are in
 scoring/hosts/fence_ask.py.
 
-While another protected VM is well on this host, it does not ask: that VM is first moved away, live.
+While another protected VM, also the engine, is well on this host, it does not ask: that VM is first
+moved away, live.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scoring.decision import Code
 from scoring.hosts.fence_ask import reached_by
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
-from scoring.vm_facts import ENGINE, Health, VmStatus, is_well
+from scoring.vm_facts import ENGINE, Health, VmStatus, Want, is_well
 
 #: The pause before ending the VM's process is tried again.
 STOP_RETRY_S = 15.0
@@ -44,12 +45,15 @@ def is_retried(turn: VmTurn) -> bool:
     )
 
 
-def others_leave(turn: VmTurn) -> bool:
-    """Whether the VMs beside the engine have to leave this host, so that it can be switched off."""
-    several = turn.several
-    since_s = None if several is None else several.engine_unstopped_since_s
-    patience_s = turn.rules.timing.force_stop_patience
-    return since_s is not None and 0 < patience_s <= turn.now_s - since_s
+def leaves_for(turn: VmTurn) -> str:
+    """The sick VM because of which this one has to leave the host, so that the host can be switched
+    off; empty: there is none."""
+    several, patience_s = turn.several, turn.rules.timing.force_stop_patience
+    if several is None or patience_s <= 0:
+        return ""
+    since_s = several.unstopped_since_s
+    sick = (n for n in sorted(since_s) if turn.now_s - since_s[n] >= patience_s)
+    return next((_called(turn, n) for n in sick if n != turn.number), "")
 
 
 def ask(turn: VmTurn) -> None:
@@ -62,15 +66,16 @@ def ask(turn: VmTurn) -> None:
     if well:
         turn.state = replace(turn.state, asks_off=False)
         text = (
-            f"the VM is sick, and ending its process has failed for {turn.now_s - since_s:.0f} s; "
+            f"{_called(turn, turn.number)} is sick, and ending its process has failed for "
+            f"{turn.now_s - since_s:.0f} s; "
             f"{', '.join(well)} must leave this host before it may be switched off"
         )
         turn.reasons.insert(0, turn.reason(Code.FENCE_HELD_BACK, text))
         return
     turn.state = replace(turn.state, asks_off=True)
     text = (
-        f"the VM is sick, and ending its process has failed for {turn.now_s - since_s:.0f} s: "
-        "the other hosts are asked to switch this host off"
+        f"{_called(turn, turn.number)} is sick, and ending its process has failed for "
+        f"{turn.now_s - since_s:.0f} s: the other hosts are asked to switch this host off"
     )
     # At the front: the last reason must be that of the state in which the beat ended.
     turn.reasons.insert(0, turn.reason(Code.FENCE_ASKED, text))
@@ -78,12 +83,19 @@ def ask(turn: VmTurn) -> None:
 
 def _well_here(turn: VmTurn) -> list[str]:
     """The names of the other protected VMs that are not known to be sick here."""
-    names = {spec.number: spec.name for spec in turn.observation.specs}
     return [
-        names.get(vm.number, f"VM {vm.number}")
+        _called(turn, vm.number)
         for vm in turn.observation.local.vms
-        if vm.number != ENGINE and is_well(vm.report)
+        if vm.number != turn.number and is_well(vm.report)
     ]
+
+
+def _called(turn: VmTurn, number: int) -> str:
+    """The name of a VM in a sentence."""
+    if number == ENGINE:
+        return "the engine" if turn.observation.specs else "the VM"
+    names = {spec.number: spec.name for spec in turn.observation.specs}
+    return names.get(number, f"VM {number}")
 
 
 def _has_to_ask(turn: VmTurn, since_s: float) -> bool:
@@ -92,9 +104,10 @@ def _has_to_ask(turn: VmTurn, since_s: float) -> bool:
     return (
         0 < patience_s <= turn.now_s - since_s
         and (turn.here.report.vm, turn.here.report.health) == (VmStatus.UP, Health.BAD)
+        and (turn.spec is None or turn.spec.want is Want.UP)
         and turn.here.lease_held is not False
         and turn.observation.global_maintenance is False
         and not local.maintenance
         and turn.state.name not in _NOT_ASKING
-        and not reached_by(turn.host, local.host_id, turn.state.last_ran)
+        and not reached_by(turn.host, local.host_id, turn.state.last_ran, turn.number)
     )

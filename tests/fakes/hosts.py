@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from agent.report import report_of
+from broker.this_host.sick_vm import SickVm
+from broker.wire.exchange import Report
 from scoring.decide import Decision, decide
 from scoring.decision import Action, AskLease, MigrateVm, PowerOffVm, ShutDownVm, StartVm
 from scoring.observation import (
+    FenceAsk,
     LeaseAnswer,
     LocalHost,
     Observation,
@@ -98,6 +102,8 @@ class Hosts:
         self.starts: list[tuple[float, int, int]] = []
         self.moves: list[tuple[float, int, int, int]] = []
         self.sick: set[int] = set()
+        #: VMs whose process nothing ends.
+        self.unkillable: set[int] = set()
         self.slow = False
         self.stubborn: set[int] = set()
         self.migration_possible = True
@@ -183,7 +189,9 @@ class Hosts:
                     self.starts.append((self.now_s, vm, host.host_id))
                 if not self.slow:
                     host.outcomes.append(VmStartEnded(result, "no such disk", vm))
-            case ShutDownVm(vm=vm) if vm in self.stubborn:
+            case PowerOffVm(vm=vm) if vm in self.unkillable:
+                host.outcomes.append(VmStopEnded(False, "the process does not end", vm=vm))
+            case ShutDownVm(vm=vm) if vm in self.stubborn | self.unkillable:
                 host.outcomes.append(VmStopEnded(True, vm=vm))
             case ShutDownVm(vm=vm) | PowerOffVm(vm=vm):
                 host.vms.pop(vm, None)
@@ -287,7 +295,11 @@ class Hosts:
             free_huge_mb=self.free_huge_mb(host),
             host_score=3400 if host.load < 0.4 else 2000,
             way_out=host.way_out,
+            fence_ask=None if host.last is None else self._ask(report_of(host.last)),
         )
+
+    def _ask(self, report: Report) -> FenceAsk | None:
+        return SickVm().ask(report, None, self.now_s)
 
 
 def in_state(hosts: Hosts, host: int, vm: int) -> StateName | None:

@@ -58,6 +58,7 @@ def could_act(world: World, host: Host) -> bool:
         and host.libvirt_up
         and not host.libvirt_hangs
         and not host.qemu_unkillable
+        and not host.unkillable_vms
     )
 
 

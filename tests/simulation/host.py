@@ -330,6 +330,8 @@ class Host:
         #: How long a migration away from here takes.
         self.migration_s = 5.0
         self.qemu_unkillable = False
+        #: The VMs whose processes alone do not end.
+        self.unkillable_vms: set[int] = set()
         #: This host's own health check fails, however well the VM is.
         self.own_check_fails = False
         #: Durations of its own configuration (keys of TimingSection), seconds.
@@ -852,12 +854,17 @@ class Host:
             self.watch.tell(self.name, "the freeing of a host id does not end")
             return False
         holders = [number for number, qemu in self.qemus.items() if qemu.has_lease]
-        if holders and self.qemu_unkillable:
+        for vm in holders:
+            if not self.is_unkillable(vm):
+                self.end_qemu(why, VmStatus.DOWN_UNEXPECTED, "its process died", False, vm)
+        if any(self.is_unkillable(vm) for vm in holders):
             self.watch.tell(self.name, "QEMU does not end")
             return False
-        for vm in holders:
-            self.end_qemu(why, VmStatus.DOWN_UNEXPECTED, "its process died", False, vm)
         return True
+
+    def is_unkillable(self, vm: int) -> bool:
+        """Whether nothing but the loss of power ends the VM's process here."""
+        return self.qemu_unkillable or vm in self.unkillable_vms
 
     def sanlock_answers(self) -> Daemon:
         """The running daemon; Refused where there is none."""

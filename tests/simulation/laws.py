@@ -206,8 +206,8 @@ class Laws:
             self.vms.began(host, act, vm)
         world, now_s = self._world, self._world.timeline.now_s
         name = act if isinstance(act, str) else f"free host id {act.host_id}"
-        if name == "power off" and vm == ENGINE:
-            self._sick.ends(host)
+        if name == "power off":
+            self._sick.ends(host, vm)
         notice_s = NOTICE_BEATS * world.beat_s + NOTICE_EXTRA_S
         since_s = world.global_maintenance_since_s
         if since_s is not None and not world.wall_is_in_doubt(since_s):

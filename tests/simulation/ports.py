@@ -1035,7 +1035,7 @@ class SimHypervisor:
             return VmStopEnded(False, why)
         await _takes(0.3)
         if self._vm in host.qemus:
-            if host.qemu_unkillable:
+            if host.is_unkillable(self._vm):
                 return VmStopEnded(False, "the process does not end")
             host.end_qemu("ended by the agent", VmStatus.DOWN, "powered off", vm=self._vm)
         return VmStopEnded(True)

@@ -4,17 +4,19 @@ what is on its slot, and by what is true. Neither is enough alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Set
+from typing import TYPE_CHECKING, TypeVar
 
 from broker.whiteboard.errors import BadSlot
 from broker.whiteboard.lines import fence_ask_of
 from broker.whiteboard.slot import EMPTY_SLOT, decode_slot
-from scoring.hosts.fence_ask import is_asked
-from scoring.vm_facts import ENGINE
+from scoring.hosts.fence_ask import is_asked, spec_of
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host
     from tests.simulation.world import World
+
+K = TypeVar("K")
 
 #: What ended so lately may not be known to who orders: a slot, a beat, a call.
 NOTICE_S = 3.0
@@ -29,74 +31,89 @@ class Sick:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        #: When each host's slot was last seen to ask, and for which VM.
         self._asked_s: dict[int, float] = {}
-        #: Since when each host's VM is not healthy and could not be ended, and it has no agent.
-        self._since_s: dict[tuple[int, str], float] = {}
-        #: Since when another VM has been healthy on each host.
-        self._well_s: dict[int, float] = {}
+        self._asks_for: dict[int, int] = {}
+        #: Since when a VM is sick on a host, and since when it could not be ended there.
+        self._sick_s: dict[tuple[int, int], float] = {}
+        self._unended_s: dict[tuple[int, int], float] = {}
+        #: Since when a host has no agent.
+        self._agentless_s: dict[int, float] = {}
+        #: Since when a VM has been healthy on a host.
+        self._well_s: dict[tuple[int, int], float] = {}
 
     def look(self) -> None:
         """What is so now, and since when."""
-        now_s = self._world.timeline.now_s
-        for host in self._world.hosts.values():
-            here = host.qemu is not None and host.qemu.running
-            facts = {
-                "sick": here and not host.vm_healthy,
-                "agentless": host.up
-                and ("agent" not in host.processes or host.is_stopped("agent")),
-            }
-            if not (facts["sick"] and host.qemu_unkillable):
-                self._since_s.pop((host.number, "unended"), None)
-            for name, is_so in facts.items():
-                if is_so:
-                    self._since_s.setdefault((host.number, name), now_s)
-                else:
-                    self._since_s.pop((host.number, name), None)
-            if any(number != ENGINE and host.is_healthy(number) for number in host.qemus):
-                self._well_s.setdefault(host.number, now_s)
-            else:
-                self._well_s.pop(host.number, None)
-            if self._asks(host):
-                self._asked_s[host.number] = now_s
+        world = self._world
+        sick, unended, well, agentless = set(), set(), set(), set()
+        for host in world.hosts.values():
+            for vm in host.qemus:
+                if host.is_healthy(vm):
+                    well.add((host.number, vm))
+                elif host.runs(vm):
+                    sick.add((host.number, vm))
+                if host.runs(vm) and not host.is_healthy(vm) and host.is_unkillable(vm):
+                    unended.add((host.number, vm))
+            if host.up and ("agent" not in host.processes or host.is_stopped("agent")):
+                agentless.add(host.number)
+            asked = self._asks(host)
+            if asked is not None:
+                self._asked_s[host.number] = world.timeline.now_s
+                self._asks_for[host.number] = asked
+        self._go_on(self._sick_s, sick)
+        self._go_on(self._well_s, well)
+        self._go_on(self._agentless_s, agentless)
+        # It begins when an agent first tries to end it.
+        self._go_on(self._unended_s, unended & self._unended_s.keys())
 
-    def ends(self, host: Host) -> None:
-        """An agent begins to end its VM."""
-        if host.qemu_unkillable:
-            self._since_s.setdefault((host.number, "unended"), self._world.timeline.now_s)
+    def _go_on(self, since_s: dict[K, float], so: Set[K]) -> None:
+        for key in since_s.keys() - so:
+            del since_s[key]
+        for key in so:
+            since_s.setdefault(key, self._world.timeline.now_s)
+
+    def ends(self, host: Host, vm: int) -> None:
+        """An agent begins to end a VM."""
+        if host.is_unkillable(vm):
+            self._unended_s.setdefault((host.number, vm), self._world.timeline.now_s)
 
     def may_be_shot(self, target: Host) -> bool:
-        """Whether its own word stands, and is true."""
+        """Whether its own word stands, and is true of the VM that it names."""
         self.look()
         world, now_s = self._world, self._world.timeline.now_s
-        timing = world.config(target).rules(0).timing
-        asked_s = self._asked_s.get(target.number)
+        timing, number = world.config(target).rules(0).timing, target.number
+        asked_s = self._asked_s.get(number)
         if asked_s is None or now_s - asked_s > NOTICE_S:
             return False
         if target.local_maintenance_since_s is not None or target.going_down_since_s is not None:
             return False
-        if now_s - self._well_s.get(target.number, now_s) > KNOWN_S:
+        if any(now_s - at_s > KNOWN_S for (on, _), at_s in self._well_s.items() if on == number):
             return False
-        sick_s = self._for_s(target, "sick")
-        unended_s = self._for_s(target, "unended")
-        agentless_s = self._for_s(target, "agentless")
+        vm = self._asks_for[number]
+        sick_s = self._for_s(self._sick_s.get((number, vm)))
+        unended_s = self._for_s(self._unended_s.get((number, vm)))
+        agentless_s = self._for_s(self._agentless_s.get(number))
         by_agent = min(sick_s, unended_s) >= timing.force_stop_patience > 0
         by_broker = min(sick_s, agentless_s) >= timing.agent_dead_after > 0
         return by_agent or by_broker
 
-    def _for_s(self, host: Host, name: str) -> float:
-        since_s = self._since_s.get((host.number, name))
+    def _for_s(self, since_s: float | None) -> float:
         return -1.0 if since_s is None else self._world.timeline.now_s - since_s + STEP_S
 
-    def _asks(self, host: Host) -> bool:
+    def _asks(self, host: Host) -> int | None:
+        """The VM for which the host's slot asks; None: it does not ask."""
         data = self._world.board.slots.get(host.host_id, EMPTY_SLOT)
-        if f"{'fence-ask'}=".encode() not in data:
-            return False
+        if b"fence-ask=" not in data:
+            return None
         try:
             report = decode_slot(host.host_id, data)
         except BadSlot:
-            return False
+            return None
         if report is None or not report.extra_trusted:
-            return False
-        return is_asked(
-            fence_ask_of(report.extra.get("fence-ask", "")), self._world.config(host).rules(0)
-        )
+            return None
+        given = fence_ask_of(report.extra.get("fence-ask", ""))
+        specs = self._world.vms.specs
+        if not is_asked(given, self._world.config(host).rules(0), spec_of(given, specs)):
+            return None
+        assert given is not None
+        return given.vm

@@ -290,7 +290,7 @@ def test_a_host_whose_ask_is_not_true_of_its_patience(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The product asks at once, and the others believe it."""
-    monkeypatch.setattr(unstoppable, "_asks", lambda *_: True)
+    monkeypatch.setattr(unstoppable, "_has_to_ask", lambda *_: True)
     target = owner(world)
     target.qemu_unkillable = True
     assert target.qemu is not None

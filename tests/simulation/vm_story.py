@@ -19,12 +19,14 @@ from tests.simulation.world import World
 #: What `vm` says of a VM: words with one value, with several names, and with none.
 VALUES = (
     *("memory", "priority", "pages", "want", "disk", "disks", "starts", "boot"),
-    *("starting", "bad-health", "stop-grace", "migration-timeout"),
+    *("starting", "bad-health", "stop-grace", "migration-timeout", "killable"),
 )
 NAMES = ("after", "apart", "together")
 HOSTS = ("only", "prefer")
 ALONE = ("failback", "overcommit", "removed")
 WORDS = (*VALUES, *NAMES, *HOSTS, *ALONE)
+#: Those of VALUES behind which a HOST may stand.
+PLACED = ("starts", "killable")
 #: What `guest NAME` does.
 MOODS = (
     "hangs",
@@ -82,7 +84,7 @@ def tell(
     fields: dict[str, Any] = {}
     later: list[Callable[[int], None]] = []
     for key, given in _groups(words):
-        takes_one, takes_none = key in VALUES and key != "starts", key in ALONE
+        takes_one, takes_none = key in VALUES and key not in PLACED, key in ALONE
         if (
             (takes_one and len(given) != 1)
             or (takes_none and given)
@@ -112,6 +114,8 @@ def tell(
                 world.vms.boot_s[name] = seconds_of(given[0])
             case "starting" | "bad-health" | "stop-grace" | "migration-timeout":
                 fields[f"{key.replace('-', '_')}_s"] = seconds_of(given[0])
+            case "killable":
+                later.append(functools.partial(_killable, world, who, given))
             case "starts":
                 later.append(functools.partial(_starts, world, who, given))
             case "after" | "apart" | "together":
@@ -138,6 +142,17 @@ def _wanted(word: str) -> Want:
 def _own_disk(world: World, vm: int) -> None:
     for host in world.hosts.values():
         host.own_disks.add(vm)
+
+
+def _killable(world: World, who: Who, given: list[str], vm: int) -> None:
+    how, *words = given
+    if how not in ("yes", "no"):
+        raise Misfit(how, ("yes", "no"))
+    for host in who(*words or ("all",)):
+        if how == "no":
+            host.unkillable_vms.add(vm)
+        else:
+            host.unkillable_vms.discard(vm)
 
 
 def _starts(world: World, who: Who, given: list[str], vm: int) -> None:

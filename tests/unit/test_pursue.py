@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from scoring.decide import decide
 from scoring.decision import AskPower, Code
 from scoring.hosts import fencing
-from scoring.hosts.state import HostState, Takeover
+from scoring.hosts.state import HostState, Seen, Takeover
 from scoring.hosts.turn import HostTurn
-from scoring.observation import LeaseAnswer
+from scoring.observation import LeaseAnswer, Power, PowerAnswer
 from scoring.state import AgentState
 from scoring.vm.seen import at
 from scoring.vm.state import StateName, VmState
 from scoring.vm_facts import ENGINE, VmSpec, VmStatus
-from tests.unit.builders import LONG_S, NOW_S, RULES, UP, lease_of, local, observe, peer, seen
+from tests.unit.builders import LONG_S, NOW_S, RULES, UP, lease_of, local, observe, off, peer, seen
 
 SILENT = (peer(2), peer(3))
 
@@ -70,3 +74,91 @@ def test_each_vm_keeps_its_own_memory_and_waits_for_its_own_host() -> None:
 def test_nothing_is_known_of_a_vm_on_a_host_that_says_nothing_of_it() -> None:
     assert at(peer(2, engine=UP), 2).report.vm is VmStatus.UNKNOWN
     assert at(peer(2, engine=UP), ENGINE).report == UP
+
+
+# --- several dead hosts ------------------------------------------------------------------------
+
+
+def among(
+    *waits: int,
+    takeover: Takeover | None = None,
+    living: tuple[int, ...] = (),
+    aside: Mapping[int, Takeover] | None = None,
+) -> HostState:
+    """VMs wait for these hosts, all silent for a minute; the sanlock of `living` renews."""
+    silent = [peer(n, renewal_s=NOW_S - (1 if n in living else 90)) for n in (2, 3, 4)]
+    observation = observe(local(), peers=tuple(silent), fence_devices=frozenset({2, 3, 4}))
+    since = {n: Seen(500, NOW_S - 60, changed=True) for n in (2, 3, 4)}
+    state = HostState(since, takeover, aside=aside or {})
+    found = HostTurn(RULES, state, observation, NOW_S)
+    fencing.pursue(found, [lease_of(n) for n in waits])
+    return found.state
+
+
+def pursued(*waits: int, **given: Any) -> int:
+    step = among(*waits, **given).takeover
+    assert step is not None
+    return step.host_id
+
+
+ON = PowerAnswer(2, Power.ON, NOW_S - 1, identity_proven=True)
+FRUITLESS = Takeover(2, NOW_S - 20, power=ON, not_off=fencing.FRUITLESS)
+
+
+def test_a_host_that_seems_to_live_is_pursued_only_where_no_other_one_is_waited_for() -> None:
+    assert pursued(3, 2, living=(3,)) == 2
+    assert pursued(3, living=(3,)) == 3
+    assert pursued(3, 2, living=(2, 3)) == 3
+    begun = Takeover(2, NOW_S - 1)
+    assert pursued(2, 3, takeover=begun, living=(2,)) == 3
+    assert pursued(2, 3, takeover=begun, living=(2, 3)) == 2
+
+
+def test_after_readings_that_prove_nothing_the_next_host_has_its_turn() -> None:
+    assert pursued(2, 3, takeover=FRUITLESS) == 3
+    assert pursued(2, takeover=FRUITLESS) == 2
+    assert pursued(2, 3, takeover=replace(FRUITLESS, not_off=fencing.FRUITLESS - 1)) == 2
+    assert pursued(2, 3, 4, takeover=replace(FRUITLESS, host_id=3)) == 4
+    assert pursued(2, 3, 4, takeover=replace(FRUITLESS, host_id=4)) == 2
+
+
+@pytest.mark.parametrize(
+    "under_way",
+    [
+        {"asking_power": True},
+        {"taking_fence": True},
+        {"asking_owner": True},
+        {"switching_off": True},
+        {"freeing": True},
+        {"offs": (off(2, NOW_S - 1),)},
+        {"fencer": Takeover(3, NOW_S)},
+        {"ordered_s": NOW_S - 1, "tries": 1},
+    ],
+)
+def test_what_is_under_way_is_waited_for(under_way: dict[str, Any]) -> None:
+    assert pursued(2, 3, takeover=replace(FRUITLESS, **under_way)) == 2
+
+
+def test_what_was_ordered_counts_on_when_its_turn_comes_again() -> None:
+    """Else the pauses between orders to a device that refuses them would never grow."""
+    refused = replace(FRUITLESS, tries=3, attempts=3, next_order_s=NOW_S + 9, problem="503")
+    first = among(2, 3, takeover=refused)
+    assert first.takeover is not None and first.takeover.host_id == 3
+    assert first.takeover.tries == 0 and first.aside == {2: refused}
+    second = among(
+        2, 3, takeover=replace(FRUITLESS, host_id=3, fence_since_s=NOW_S - 5), aside=first.aside
+    )
+    step = second.takeover
+    assert step is not None and (step.host_id, step.tries, step.attempts) == (2, 3, 3)
+    assert (step.next_order_s, step.problem) == (NOW_S + 9, "503")
+    assert step.power is None and step.fence_since_s == NOW_S - 5
+    assert second.aside.keys() == {3}
+
+
+def test_a_takeover_that_nobody_waits_for_is_not_kept() -> None:
+    kept = {3: FRUITLESS, 4: FRUITLESS}
+    assert among(2, 3, takeover=Takeover(2, NOW_S), aside=kept).aside.keys() == {3}
+    state = HostState(seen(silent=SILENT), None, aside=kept)
+    found = HostTurn(RULES, state, observe(local(), peers=SILENT), NOW_S)
+    fencing.forget(found)
+    assert found.state.aside == {}
