@@ -19,6 +19,7 @@ from broker.config.secrets import load_cluster_key
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import clean
+from broker.daemon.foreign_json import decoded
 from broker.peers.errors import BadAnswer
 from broker.peers.heartbeat import new_nonce
 from broker.peers.member_request import (
@@ -84,7 +85,7 @@ class OtherHost:
         for address in self.host.api:
             try:
                 raw = ask_host(address, "GET", "/api/v1/status", STATUS_BYTES_MAX, ASK_S)
-                return msgspec.json.decode(raw, type=Status)
+                return decoded(raw, Status)
             except (BrokerError, msgspec.MsgspecError):
                 continue
         raise CommandError(ExitCode.BROKER_DOWN, f"{self.host.hostname} cannot be asked")
@@ -115,7 +116,7 @@ class OtherHost:
             said = clean(refusal(answer.status, answer.body.encode()))
             raise CommandError(ExitCode.REFUSED, f"{name} refuses: {said}")
         try:
-            return msgspec.json.decode(answer.body, type=kind)
+            return decoded(answer.body, kind)
         except msgspec.MsgspecError as error:
             raise CommandError(
                 ExitCode.FAILED,
@@ -129,7 +130,7 @@ class OtherHost:
         for address in self.host.api:
             try:
                 raw = ask_host(address, "GET", CHALLENGE_PATH, ANSWER_BYTES_MAX, ASK_S)
-                return address, msgspec.json.decode(raw, type=Given).challenge
+                return address, decoded(raw, Given).challenge
             except BrokerRefused as error:
                 why = EARLIER if error.status == NOT_FOUND else str(error)
                 problem = f"{address}: {why}"

@@ -24,7 +24,7 @@ def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
     """Print each decision with its reasons; `scenario_path`: write the incident there.
 
     OK when all are as recorded, FAILED when one is not, FILE when some lines of the journal
-    could not be read (all others are replayed).
+    could not be read (all others are replayed). CommandError where none can.
     """
     code = ExitCode.OK
     state: AgentState | None = None
@@ -45,6 +45,9 @@ def run(path: str, as_json: bool, scenario_path: str | None = None) -> int:
             different += differs
             _print(record, again, differs, as_json)
     except Damaged as error:
+        if not count:
+            text = f"{error}; nothing of it can be replayed: is it a journal of ha-agent?"
+            raise CommandError(ExitCode.FILE, text) from None
         text = f"ha-agent: {error}; replayed without it"
         if passed_over:
             text += f", and without {passed_over} records behind it that need what was lost"

@@ -287,7 +287,7 @@ class _Service:
             raise DeviceError(why(error)) from None
         try:
             data = json.loads(raw) if raw.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             data = {}
         return answer, data if isinstance(data, dict) else {}
 

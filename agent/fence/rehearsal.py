@@ -16,6 +16,7 @@ import msgspec
 from agent.fence.storage import NO_STORAGE_FENCE, StorageFence
 from agent.ports import FenceDevices
 from broker.daemon.atomic_file import write_atomically
+from broker.daemon.foreign_json import decoded
 from broker.wire.status import FencePathOnWire
 
 log = logging.getLogger("ha-agent.rehearsal")
@@ -164,7 +165,7 @@ def _save(file: Path, paths: Mapping[int, FencePathOnWire]) -> None:
 
 def _load(file: Path) -> dict[int, FencePathOnWire]:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[int, FencePathOnWire])
+        return decoded(file.read_bytes(), dict[int, FencePathOnWire])
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.MsgspecError) as error:

@@ -181,7 +181,7 @@ class CephClients:
                 for each in sessions
                 if same_host(str(each["client_metadata"].get("hostname", "")), name)
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise StorageFenceError(f"the list of clients cannot be read: {error}") from None
 
     def cut(self, host: int, name: str, found: Sequence[str], deadline_s: float) -> None:

@@ -17,6 +17,7 @@ from agent.invite.token import NoToken, Token, fingerprint_of, read
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import clean
+from broker.daemon.foreign_json import decoded
 
 CONNECT_S, TALK_S = 10.0, 20.0
 AGAIN = "type ha-agent invite on a member again"
@@ -74,7 +75,7 @@ def _answer(talk: ssl.SSLSocket, where: str) -> Answer:
             break
         data += part
     try:
-        return msgspec.json.decode(data, type=Answer)
+        return decoded(data, Answer)
     except msgspec.MsgspecError:
         pass
     text = "closed without an answer: too many asked it at once; try again in a minute"

@@ -31,6 +31,7 @@ import msgspec
 
 from agent.invite.offer import ASKED_BYTES_MAX, Answer, Asked, Spec
 from broker.daemon.foreign import clean
+from broker.daemon.foreign_json import decoded
 from broker.daemon.tls import server_context
 
 CONNECTIONS, DEADLINE_S, PAUSE_S = 16, 10.0, 0.1
@@ -149,7 +150,7 @@ class InvitationServer:
                 transport.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked = msgspec.json.decode(await reader.readline(), type=Asked)
+        asked = decoded(await reader.readline(), Asked)
         writer.write(msgspec.json.encode(self._invitation.answer(asked)) + b"\n")
         await writer.drain()
 
@@ -181,7 +182,7 @@ def drop_rights() -> None:
 
 def main() -> None:
     """Serve the invitation that standard input describes."""
-    spec = msgspec.json.decode(sys.stdin.buffer.read(), type=Spec)
+    spec = decoded(sys.stdin.buffer.read(), Spec)
     asyncio.run(InvitationServer(spec).run())
 
 

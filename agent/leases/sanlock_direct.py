@@ -26,6 +26,7 @@ from typing import Protocol
 import msgspec
 
 from agent.ports import READ_DEADLINE_S
+from broker.daemon.foreign_json import decoded
 
 log = logging.getLogger("ha-agent.leases")
 
@@ -150,7 +151,7 @@ class FreeingFile:
     def found(self) -> FreeingOnFile | None:
         """A freeing that an earlier agent began and whose end was not recorded."""
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=FreeingOnFile)
+            return decoded(self.path.read_bytes(), FreeingOnFile)
         except (OSError, msgspec.MsgspecError):
             return None
 

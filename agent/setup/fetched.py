@@ -30,6 +30,7 @@ from agent.terminal.errors import CommandError
 from agent.terminal.steps import Done, Step
 from broker.config.secrets import SERVICE_USER
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign_json import decoded
 
 #: The folder beside the configuration, and the member's numbers in it.
 FOLDER, IDS_FILE = "joining", "ids.json"
@@ -91,7 +92,7 @@ def lay(offer: Offer, folder: Path) -> None:
 
 def _ids_in(folder: Path) -> Mapping[str, Ids]:
     try:
-        return msgspec.json.decode((folder / IDS_FILE).read_bytes(), type=dict[str, Ids])
+        return decoded((folder / IDS_FILE).read_bytes(), dict[str, Ids])
     except (OSError, msgspec.MsgspecError):
         return {}
 

@@ -22,6 +22,7 @@ from broker.daemon.regular_file import read_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.client.ask import BrokerRefused
     from broker.wire.status import Status
 
 
@@ -50,8 +51,11 @@ def run(config_path: str, as_json: bool, watch: bool, warn: Callable[[str], None
             _checked_socket(config_path, warn)
         raise
     if as_json:
-        answer = json.loads(raw)
-        up, read_s = answer["engine"]["up"], answer.get("config_file_s")
+        try:
+            answer = json.loads(raw)
+            up, read_s = answer["engine"]["up"], answer.get("config_file_s")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            raise _does_not_fit(raw) from None
         text = json.dumps(answer, indent=2, ensure_ascii=False) if len(raw) < SHORT_BYTES else ""
         text = text or _formatted(raw)
     else:
@@ -83,22 +87,34 @@ def shown(raw: bytes, width: int | None, colour: bool) -> tuple[str, Status]:
     try:
         status = read(raw)
         return as_text(status, width, colour), status
-    except (Lacking, ValueError):
-        status = decoded(raw)
+    except (Lacking, ValueError, TypeError, AttributeError, RecursionError):
+        status = _decoded(raw)
         return as_text(status, width, colour), status
 
 
-def decoded(raw: bytes) -> Status:
+def _decoded(raw: bytes) -> Status:
     """The decoded answer; BrokerRefused where it has another form."""
     import msgspec
 
     from broker.client.ask import BrokerRefused
+    from broker.daemon.foreign_json import decoded
     from broker.wire.status import Status
 
     try:
-        return msgspec.json.decode(raw, type=Status)
+        return decoded(raw, Status)
     except msgspec.MsgspecError as error:
         raise BrokerRefused(f"an answer that does not fit: {error}") from None
+
+
+def _does_not_fit(raw: bytes) -> BrokerRefused:
+    """The refusal of an answer that is no status."""
+    from broker.client.ask import BrokerRefused
+
+    try:
+        _decoded(raw)
+    except BrokerRefused as error:
+        return error
+    return BrokerRefused("an answer that does not fit: it has no engine that is up or not")
 
 
 def fetch(socket: str) -> bytes:

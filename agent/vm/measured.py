@@ -11,6 +11,7 @@ from statistics import median
 import msgspec
 
 from broker.daemon.atomic_file import write_atomically
+from broker.daemon.foreign_json import decoded
 from broker.wire.status import MeasuredOnWire
 from scoring.decide import Decision
 from scoring.decision import StartVm
@@ -37,7 +38,7 @@ class Measured:
         self._ordered_s: float | None = None
         self._runs_s: float | None = None
         try:
-            self._kept = msgspec.json.decode(file.read_bytes(), type=_File)
+            self._kept = decoded(file.read_bytes(), _File)
         except (OSError, msgspec.MsgspecError):
             self._kept = _File()
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from broker.api.answers import encode, json_answer, problem
 from broker.api.served import Served
 from broker.daemon.foreign import clean
+from broker.daemon.foreign_json import decoded
 from broker.peers.member_request import (
     CHALLENGE_PATH,
     PATH,
@@ -50,7 +51,7 @@ class MemberRequests:
         key = self._broker.heartbeats.key
         if key is None:
             return problem(404, "no cluster key", "this host has none in its secrets file")
-        asked = msgspec.json.decode(await request.read(), type=Request)
+        asked = decoded(await request.read(), Request)
         if not asked.is_from(key):
             return problem(403, "not signed with this cluster's key")
         status, body = await self._checked(asked)

@@ -22,6 +22,7 @@ from broker.api.answers import problem
 from broker.api.served import Served
 from broker.config.addresses import split
 from broker.config.cluster_key import ClusterKey
+from broker.daemon.foreign_json import decoded
 from broker.peers.errors import BadAnswer, PeerError
 from broker.peers.heartbeat import new_nonce
 from broker.peers.member_request import (
@@ -78,7 +79,7 @@ class PassedOn:
             for address in addresses:
                 try:
                     raw = await _read(session, "GET", address, CHALLENGE_PATH)
-                    given = msgspec.json.decode(raw, type=Given)
+                    given = decoded(raw, Given)
                     break
                 except _FAULTS as error:
                     why = f"{address}: {error or type(error).__name__}"

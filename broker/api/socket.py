@@ -15,13 +15,13 @@ import socket
 import struct
 from pathlib import Path
 
-import msgspec
 from aiohttp import web
 
 from broker.api.answers import as_problems, json_answer, json_bytes, problem
 from broker.api.bounded_server import BoundedServer, Limits, at_work
 from broker.api.served import Served
 from broker.daemon.foreign import whole
+from broker.daemon.foreign_json import decoded
 from broker.this_host.disks_record import CannotDecide
 from broker.this_host.disks_shown import record
 from broker.whiteboard.store import StorageTrouble
@@ -106,7 +106,7 @@ async def _put_report(request: web.Request) -> web.Response:
     """
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may report")
-    report = msgspec.json.decode(await request.read(), type=Report)
+    report = decoded(await request.read(), Report)
     broker = request.app[_BROKER]
     broker.exchange.take_report(report, _now_s())
     than = request.query.get("newer-than", "")
@@ -118,7 +118,7 @@ async def _put_report(request: web.Request) -> web.Response:
 async def _post_fence_log(request: web.Request) -> web.Response:
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may write it")
-    note = msgspec.json.decode(await request.read(), type=FenceNote)
+    note = decoded(await request.read(), FenceNote)
     try:
         record = await request.app[_BROKER].asked.note_fence(note)
     except StorageTrouble as error:
@@ -130,7 +130,7 @@ async def _post_what_ran(request: web.Request) -> web.Response:
     """A person's decision where what ran last differs from the definition."""
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may decide it")
-    wanted = msgspec.json.decode(await request.read(), type=Decision)
+    wanted = decoded(await request.read(), Decision)
     broker = request.app[_BROKER]
     who = f"{_owner(request)}@{broker.config.host_name}"
     try:
@@ -145,7 +145,7 @@ async def _post_what_ran(request: web.Request) -> web.Response:
 async def _post_order(request: web.Request) -> web.Response:
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may give orders")
-    wanted = msgspec.json.decode(await request.read(), type=NewOrder)
+    wanted = decoded(await request.read(), NewOrder)
     order = request.app[_BROKER].exchange.place_order(wanted)
     return json_answer(request.app[_BROKER].exchange.orders.status(order.number, _now_s()))
 
@@ -162,7 +162,7 @@ async def _get_order(request: web.Request) -> web.Response:
 async def _put_maintenance(request: web.Request) -> web.Response:
     if not _may_change(request):
         return problem(403, "not allowed", "only root and the broker's user may set maintenance")
-    wanted = msgspec.json.decode(await request.read(), type=Maintenance)
+    wanted = decoded(await request.read(), Maintenance)
     broker, kind = request.app[_BROKER], request.match_info["mode"]
     try:
         await broker.keeper.set(kind, wanted, _owner(request))

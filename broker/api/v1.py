@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -20,6 +20,7 @@ from broker.api.gate import Gate
 from broker.api.openapi import document
 from broker.api.passed_on import PassedOn
 from broker.api.served import Served
+from broker.daemon.foreign_json import decoded
 from broker.peers.member_request import AskOrder, GiveOrder, SetMaintenance
 from broker.whiteboard.store import StorageTrouble
 from broker.wire.history import History
@@ -150,7 +151,7 @@ class Api:
 def _body(raw: bytes, kind: type[_T]) -> _T:
     """The body as that type; msgspec.MsgspecError where it does not fit. 5.0 is an integer for JSON
     Schema, so it is one here."""
-    value = msgspec.json.decode(raw)
+    value = decoded(raw, Any)
     if isinstance(value, dict):
         for key, each in value.items():
             if isinstance(each, float) and each.is_integer():

@@ -12,6 +12,7 @@ import msgspec
 
 from broker.client.quick import ANSWER_BYTES_MAX, ASK_TIMEOUT_S, BrokerDown, BrokerError
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign_json import decoded
 from broker.wire.status import Problem
 
 __all__ = ["BrokerDown", "BrokerError", "BrokerRefused", "ask", "refusal"]
@@ -65,7 +66,7 @@ def ask(
     if answer.status != 200:
         raise BrokerRefused(refusal(answer.status, raw), answer.status)
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return decoded(raw, kind)
     except msgspec.MsgspecError as error:
         raise BrokerRefused(f"an answer that does not fit: {error}") from None
 
@@ -73,7 +74,7 @@ def ask(
 def refusal(status: int, raw: bytes) -> str:
     """The error text in an answer that is not 200."""
     try:
-        problem = msgspec.json.decode(raw, type=Problem)
+        problem = decoded(raw, Problem)
     except msgspec.MsgspecError:
         return f"the broker answers {status}"
     return f"{problem.title}: {problem.detail}" if problem.detail else problem.title

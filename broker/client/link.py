@@ -14,6 +14,7 @@ import msgspec
 
 from broker.client.ask import BrokerDown, BrokerRefused, refusal
 from broker.client.quick import ANSWER_BYTES_MAX
+from broker.daemon.foreign_json import decoded
 from broker.wire.exchange import FenceNote, Report, View
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ class Link:
         if status != 200:
             raise BrokerRefused(refusal(status, raw), status)
         try:
-            return msgspec.json.decode(raw, type=kind)
+            return decoded(raw, kind)
         except msgspec.MsgspecError as error:
             raise BrokerRefused(f"an answer that does not fit: {error}") from None
 

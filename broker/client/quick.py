@@ -10,10 +10,12 @@ import socket
 
 from broker.daemon.errors import HaError, why
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign import sentence
 
 ASK_TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 _PART_BYTES = 256 * 1024
+REASON_CHARS_MAX = 120
 
 
 class BrokerError(HaError):
@@ -38,8 +40,10 @@ class BrokerDown(BrokerError):
                 f"ha-broker does not run: nothing answers on {path} (systemctl start ha-broker;"
                 " systemctl status ha-broker says why it ended)"
             )
+        # http.client quotes what came instead of an answer.
+        said = sentence(why(error), REASON_CHARS_MAX)
         return cls(
-            f"no answer on {path}: {why(error)}; is ha-broker running? (systemctl status ha-broker)"
+            f"no answer on {path}: {said}; is ha-broker running? (systemctl status ha-broker)"
         )
 
 

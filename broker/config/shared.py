@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from broker.config.errors import ConfigError
+from broker.daemon.foreign_json import decoded
 
 #: The tables of the shared part; what else there is belongs to one host.
 TABLES = (
@@ -45,7 +46,7 @@ def read_copy(state_dir: str, cluster: str) -> SharedCopy | None:
     cannot be read: without it this host would decide by other values than the others."""
     path = copy_at(state_dir)
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=SharedCopy)
+        found = decoded(path.read_bytes(), SharedCopy)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from broker.daemon.atomic_file import write_atomically
+from broker.daemon.foreign_json import decoded
 from broker.wire.history import AvailabilityStrip
 
 log = logging.getLogger("ha-broker.events")
@@ -97,10 +98,10 @@ class Availability:
         try:
             with path.open("rb") as file:
                 raw = file.read(BYTES_MAX)
-            kept = msgspec.json.decode(raw, type=dict[str, _Steps])
+            kept = decoded(raw, dict[str, _Steps])
         except FileNotFoundError:
             return
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.MsgspecError) as error:
             log.warning("%s cannot be read, the availability begins anew: %s", path, error)
             return
         for name, (_, steps) in STRIPS.items():

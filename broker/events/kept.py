@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from broker.daemon.atomic_file import append_lines, write_atomically
+from broker.daemon.foreign_json import decoded
 from broker.wire.status import Event
 
 log = logging.getLogger("ha-broker.events")
@@ -56,11 +57,11 @@ class KeptEvents:
             log.warning("%s cannot be read: %s", self.path, error.strerror)
             return ()
         self._lines = len(lines)
-        decoder, last = msgspec.json.Decoder(Event), 0
+        last = 0
         for line in lines:
             try:
-                event = decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                event = decoded(line, Event)
+            except msgspec.MsgspecError:
                 continue
             if event.id > last:
                 self._newest.append(event)

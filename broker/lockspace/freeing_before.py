@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from broker.daemon.foreign_json import decoded
+
 #: The agent's file, in the state directory.
 FREEING_FILE = "freeing.json"
 
@@ -46,7 +48,7 @@ def freeing_before(path: Path) -> int | None:
 
 def _fencer(path: Path) -> int | None:
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_OnFile)
+        found = decoded(path.read_bytes(), _OnFile)
     except (OSError, msgspec.MsgspecError):
         return None
     return found.host_id if found.fencer else None

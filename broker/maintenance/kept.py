@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from broker.daemon.atomic_file import write_atomically
+from broker.daemon.foreign_json import decoded
 from broker.whiteboard.mode import Mode
 
 log = logging.getLogger("ha-broker")
@@ -29,7 +30,7 @@ class _File(msgspec.Struct, frozen=True):
 def load(path: Path) -> Mode | None:
     """The mode that was kept, None: not set. A file that cannot be read counts as set."""
     try:
-        kept = msgspec.json.decode(path.read_bytes(), type=_File)
+        kept = decoded(path.read_bytes(), _File)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:

@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.config.cluster_key import MAC_DIGITS, ClusterKey
+from broker.daemon.foreign_json import decoded
 from broker.peers.errors import PeerError
 from broker.peers.heartbeat import BootId, Counter, Fault, Heartbeat, Id, Nonce
 from scoring.vm_facts import VmStatus
@@ -126,18 +127,18 @@ def question_of(key: ClusterKey, raw: bytes) -> Question:
     """A question that a member has signed; BadDatagram."""
     body = _signed_body(key, raw, _QUESTION, _ANSWER)
     try:
-        return msgspec.json.decode(body, type=Question)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return decoded(body, Question)
+    except msgspec.MsgspecError:
         raise BadDatagram(Fault.UNREADABLE) from None
 
 
 def heard_in(key: ClusterKey, raw: bytes, question: Question) -> Heartbeat | Fault:
     """The answer to this question, or what is wrong with it."""
     try:
-        answer = msgspec.json.decode(_signed_body(key, raw, _ANSWER, _QUESTION), type=_Answer)
+        answer = decoded(_signed_body(key, raw, _ANSWER, _QUESTION), _Answer)
     except BadDatagram as error:
         return error.fault
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except msgspec.MsgspecError:
         return Fault.UNREADABLE
     if (answer.host_id, answer.asker) != (question.asked, question.asker):
         return Fault.WRONG_HOST

@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.config.cluster_key import ClusterKey
+from broker.daemon.foreign_json import decoded
 from scoring.vm_facts import VmStatus
 
 NONCE_BYTES = 16
@@ -132,8 +133,8 @@ def heard(key: ClusterKey, raw: bytes, host_id: int, nonce: str) -> Heartbeat | 
     An answer of an earlier version proves only that its host lives.
     """
     try:
-        heartbeat = msgspec.json.decode(raw, type=Heartbeat)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        heartbeat = decoded(raw, Heartbeat)
+    except msgspec.MsgspecError:
         return Fault.UNREADABLE
     text = _text(heartbeat)
     if not key.accepts(_signed_text(_VERSION, text), heartbeat.mac):

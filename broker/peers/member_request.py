@@ -27,10 +27,10 @@ import re
 import secrets
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 from broker.config.cluster_key import ClusterKey
+from broker.daemon.foreign_json import decoded
 from broker.peers.errors import BadAnswer
 from broker.peers.heartbeat import Nonce
 from broker.peers.signed_answer import Mac, answer_bytes, answer_in, has_mac, signed_text
@@ -129,7 +129,7 @@ class Request(Struct, frozen=True):
     @property
     def wanted(self) -> Wanted:
         """What is asked for; msgspec.MsgspecError where this version does not know it."""
-        found: Wanted = msgspec.json.decode(self.body, type=Wanted)
+        found: Wanted = decoded(self.body, Wanted)
         return found
 
     def is_from(self, key: ClusterKey) -> bool:

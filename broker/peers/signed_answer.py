@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.config.cluster_key import ClusterKey
+from broker.daemon.foreign_json import decoded
 from broker.peers.errors import BadAnswer
 
 #: The length at which a foreign sentence is cut.
@@ -61,8 +62,8 @@ def answer_in(
 ) -> _Answer:
     """What came as an answer; BadAnswer where it is none by who has the key."""
     try:
-        found = msgspec.json.decode(raw, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        found = decoded(raw, kind)
+    except msgspec.MsgspecError:
         raise BadAnswer("an answer that cannot be read") from None
     if not key.accepts(text_of(found), found.mac):
         raise BadAnswer("an answer signed with another key")

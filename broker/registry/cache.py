@@ -35,6 +35,7 @@ import msgspec
 from broker.config.engine_file import ENGINE_FILE
 from broker.daemon.atomic_file import write_atomically
 from broker.daemon.foreign import whole
+from broker.daemon.foreign_json import decoded
 from broker.daemon.worker import Hung, Worker
 from broker.registry.record import COUNT_MAX, RegistryError, VmRecord
 from broker.registry.volume import Blocks, Contents, Registry
@@ -103,7 +104,7 @@ def read_kept(folder: Path, cluster: str) -> Cached:
     path = folder / RECORDS_FILE
     try:
         with path.open("rb") as file:
-            kept = msgspec.json.decode(file.read(RECORDS_FILE_BYTES_MAX), type=_Kept)
+            kept = decoded(file.read(RECORDS_FILE_BYTES_MAX), _Kept)
     except FileNotFoundError:
         return Cached()
     except (OSError, msgspec.DecodeError) as error:

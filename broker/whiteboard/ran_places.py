@@ -34,6 +34,7 @@ from dataclasses import dataclass
 import msgspec
 
 from broker.daemon.foreign import clean
+from broker.daemon.foreign_json import decoded
 from broker.vm import domain_facts
 from broker.vm.errors import BadDomain
 from broker.whiteboard.layout import WHAT_RAN_SLOTS
@@ -127,7 +128,7 @@ def _decode(data: bytes, signatures: Signatures) -> _Found | None:
 def _unpacked(rest: bytes) -> WhatRan | None:
     try:
         unpacked = zlib.decompressobj().decompress(rest, RECORD_BYTES_MAX)
-        record = msgspec.json.decode(unpacked, type=WhatRan)
+        record = decoded(unpacked, WhatRan)
         for text in record.disks.values():
             domain_facts.parse_disk(text)
     except (

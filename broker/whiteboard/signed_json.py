@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from broker.daemon.foreign_json import decoded
 from broker.whiteboard.padding import unpadded
 from broker.whiteboard.signatures import Signature, Signatures
 
@@ -39,8 +40,8 @@ def framed_in(data: bytes, kind: type[_Record]) -> _Record | None:
     if found is None or int(found.group(1), 16) != zlib.crc32(line + newline):
         return None
     try:
-        return msgspec.json.decode(line, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return decoded(line, kind)
+    except msgspec.MsgspecError:
         return None
 
 

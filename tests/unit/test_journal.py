@@ -14,6 +14,7 @@ from agent.commands.replay import run
 from agent.journal import records as journal_module
 from agent.journal.records import FILE_BYTES_MAX, FILE_NAME, Damaged, Journal, plain, read
 from agent.main import _parser
+from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from scoring.decide import decide
 from scoring.observation import (
@@ -155,6 +156,15 @@ def test_what_is_wrong_with_a_line_is_a_sentence(tmp_path: Path, line: bytes, sa
         list(read(path))
     assert str(caught.value).startswith(f"{path} line 1 ") and said in str(caught.value)
     assert "Error" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", [b"<domain>\n</domain>\n", b"\xff\0" * 900, b"{}"])
+def test_a_file_that_is_no_journal_is_refused_as_one(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "some.xml"
+    path.write_bytes(raw)
+    with pytest.raises(CommandError, match="is it a journal of ha-agent") as caught:
+        run(str(path), as_json=True)
+    assert caught.value.code is ExitCode.FILE
 
 
 def test_a_file_without_an_end_is_not_read_for_ever() -> None:
