@@ -212,6 +212,9 @@ def edit(path: str, as_json: bool) -> int:
         after = Path(file.name).read_text()
     except OSError as error:
         raise CommandError(ExitCode.FAILED, f"$EDITOR: {words[0]}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        text = f"{file.name} is not UTF-8; nothing was changed, your text is there"
+        raise CommandError(ExitCode.FILE, text) from None
     if code or after == before:
         Path(file.name).unlink()
         raise CommandError(ExitCode.REFUSED, "nothing was changed")

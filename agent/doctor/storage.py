@@ -20,7 +20,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
 from agent.doctor.host import Found
 from agent.doctor.image_lock import image_lock
@@ -29,6 +28,8 @@ from agent.storage.held import logical_volume
 from agent.storage.made import LOCAL
 from agent.storage.room import sector_of
 from broker.config.sections import Config
+from broker.daemon.regular_file import read_text
+from broker.vm.domain_facts import BadDomain, parse
 from broker.whiteboard.identity import VolumeKind, place_of
 from broker.whiteboard.mounts import Mount, mount_of
 from broker.whiteboard.volume import Volume
@@ -215,8 +216,8 @@ def _locks(name: str, path: str) -> Found:
 def _disks(config: Config) -> Found:
     """Whether libvirt would migrate the VM live, by its own rule for file systems and caches."""
     try:
-        root = ElementTree.fromstring(Path(config.vm.definition).read_text())  # noqa: S314
-    except (OSError, ElementTree.ParseError):
+        root = parse(read_text(Path(config.vm.definition)))
+    except (OSError, UnicodeDecodeError, BadDomain):
         return  # the checks of the configuration report it
     emulator = root.findtext("devices/emulator") or "qemu-system-x86_64"
     tried = set()

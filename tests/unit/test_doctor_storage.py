@@ -55,6 +55,12 @@ def test_a_doctor_on_a_storage_that_hangs_ends_and_says_on_what(
     assert all(each["text"].startswith("not looked at: ") for each in others)
 
 
+@pytest.mark.parametrize("definition", [b"<domain>\xff</domain>", b"\x00" * 4096])
+def test_a_definition_of_any_bytes_ends_no_check(site: Path, definition: bytes) -> None:
+    (site.parent / "engine.xml").write_bytes(definition)
+    assert findings(site, "--storage", "--for", "0.1")
+
+
 def test_a_check_that_blocks_is_left_behind(tmp_path: Path) -> None:
     def look() -> Iterator[str]:
         yield "first"

@@ -457,6 +457,15 @@ def test_edit(member: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         config_shared.edit(member.path, False)
 
 
+def test_an_edit_that_is_not_utf_8_is_refused_and_not_lost(
+    member: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITOR", editor(member.folder, r"""printf '# \351t\351\n' > "$1" """))
+    with pytest.raises(CommandError, match="is not UTF-8; nothing was changed") as caught:
+        config_shared.edit(member.path, False)
+    assert Path(str(caught.value).split()[0]).read_bytes() == b"# \xe9t\xe9\n"
+
+
 def test_an_edit_that_another_command_overtook_is_refused_and_not_lost(
     member: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
