@@ -40,6 +40,7 @@ from broker.config.secrets import load_cluster_key
 from broker.config.shared import SharedCopy, parsed
 from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign_toml import tables
 from broker.registry.shared import SharedConfig, SharedHead
 from broker.registry.shared_copy import keep
 from broker.registry.volume import BadRegistry
@@ -131,7 +132,7 @@ def _key_of(path: str) -> ClusterKey:
 def value_of(said: str) -> Value:
     """A value as it is typed: TOML, or else a text."""
     try:
-        found = tomllib.loads(f"x = {said}")["x"]
+        found = tables(f"x = {said}")["x"]
     except tomllib.TOMLDecodeError:
         return said
     if isinstance(found, list) and all(isinstance(one, str) for one in found):

@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -148,7 +149,7 @@ def decode(line: bytes) -> Record:
             " of a journal"
         )
     try:
-        data = json.loads(line)
+        data = json.loads(line, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         raise NoRecord("is no JSON") from None
     try:
@@ -159,6 +160,15 @@ def decode(line: bytes) -> Record:
         raise NoRecord(f"is no record: it lacks {sentence(error)}") from None
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise NoRecord("is no record: it is JSON of another shape") from None
+
+
+def _finite(text: str) -> float:
+    """A number of a record; ValueError for one that no clock and no sample ever had: the core does
+    not reckon with it."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _decoded(data: dict[str, Any]) -> Record:

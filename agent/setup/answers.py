@@ -24,6 +24,7 @@ from agent.setup.arguments import OPTIONS
 from agent.terminal.errors import CommandError
 from broker.config.addresses import API_PORT
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign_toml import tables
 
 #: Addresses for documentation (RFC 5737, RFC 3849): the way to them is the way to anywhere.
 FAR_AWAY = ("192.0.2.1", "2001:db8::1")
@@ -72,7 +73,7 @@ def answers_of(arguments: argparse.Namespace) -> Answers:
 def read_answers(path: str) -> Answers:
     """The answers in a file; CommandError names the file and the key."""
     try:
-        return msgspec.convert(tomllib.loads(Path(path).read_text()), Answers)
+        return msgspec.convert(tables(Path(path).read_text()), Answers)
     except OSError as error:
         raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

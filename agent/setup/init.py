@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
 
 import libvirt
@@ -40,6 +39,7 @@ from agent.vm.one_host import found_in
 from agent.vm.qemu_conf import lock_driver_step
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign_toml import tables
 
 LIBVIRT_URI = "qemu:///system"
 
@@ -155,7 +155,7 @@ def _asked(
         values["host.name"] = given.name
     storage = checked(with_keys(files.text(), values), files.config).storage
     values |= new_ids(storage)
-    if "lockspace" not in tomllib.loads(files.text()).get("storage", {}):
+    if "lockspace" not in tables(files.text()).get("storage", {}):
         values["storage.lockspace"] = f"{LOCKSPACE_PREFIX}{values['cluster.id']}"
     storage = checked(with_keys(files.text(), values), files.config).storage
     source = given.domain

@@ -37,6 +37,7 @@ from broker.config.addresses import split
 from broker.config.secrets import SERVICE_USER
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign_toml import tables
 from broker.daemon.version import VERSION
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what they are compared with
@@ -95,7 +96,7 @@ def offered(files: Files) -> Offer:
     secret_file = Path(config.daemon.secrets)
     text = read_text(secret_file)
     try:
-        key = tomllib.loads(text).get("cluster-key", "")
+        key = tables(text).get("cluster-key", "")
     except tomllib.TOMLDecodeError:
         raise CommandError(ExitCode.CONFIG, f"{secret_file}: is not TOML; mend it") from None
     if not key:

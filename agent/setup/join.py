@@ -51,6 +51,7 @@ from agent.vm.qemu_conf import lock_driver_step
 from agent.vm.reach import command_there, reach, reached
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign_toml import tables
 from broker.whiteboard.volume import Volume, VolumeError
 from broker.wire.limits import HOST_ID_MAX
 
@@ -87,7 +88,7 @@ class Joining:
             **self.files.own_keys(),
             **certificate_keys(self.files, self.source),
         }
-        old = tomllib.loads(self.files.text()).get("host", {}) if self.files.text() else {}
+        old = self.files.host()
         if old.get("id") == self.config.host.id:
             old = {}  # the member's own file: no key in it is this host's
         for key in ("name", "system-uuid"):  # set for this host before it joined
@@ -277,7 +278,7 @@ def _definition_step(joining: Joining) -> Step:
 def _key_step(joining: Joining) -> Step:
     path = joining.source / "secrets.toml"
     try:
-        found = tomllib.loads(read_text(path))
+        found = tables(read_text(path))
     except tomllib.TOMLDecodeError:
         raise CommandError(ExitCode.CONFIG, f"{path}: is not TOML") from None
     if not found:

@@ -20,6 +20,7 @@ from tomlkit.items import Comment, InlineTable
 
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign_toml import tables
 
 Value = bool | int | float | str | tuple[str, ...]
 
@@ -37,7 +38,7 @@ def with_keys(text: str, values: dict[str, Value | None]) -> str:
 def _with_key(text: str, name: str, value: Value | None) -> str:
     *path, key = name.split(".")
     try:
-        found = _found(tomllib.loads(text), path, key)
+        found = _found(tables(text), path, key)
     except tomllib.TOMLDecodeError as error:
         raise CommandError(ExitCode.CONFIG, f"the file is not TOML: {error}") from None
     plain = list(value) if isinstance(value, tuple) else value
@@ -45,7 +46,7 @@ def _with_key(text: str, name: str, value: Value | None) -> str:
         return text
     try:
         made = _changed(text, path, key, value)
-        is_there = _found(tomllib.loads(made), path, key) == plain
+        is_there = _found(tables(made), path, key) == plain
     except (TOMLKitError, tomllib.TOMLDecodeError, TypeError) as error:
         raise _refusal(name, error) from None
     if not is_there:

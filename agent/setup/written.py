@@ -10,6 +10,7 @@ import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.setup.toml_text import Value, with_keys
 from agent.terminal.errors import CommandError
@@ -22,6 +23,7 @@ from broker.daemon import regular_file
 from broker.daemon.atomic_file import write_atomically
 from broker.daemon.errors import why
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign_toml import tables
 
 SERVICE_GROUP = "ha-agent"
 #: The template of a new configuration file: every key, commented. The path is relative to this file
@@ -65,12 +67,17 @@ class Files:
         """The text of the configuration file, empty where there is none; CommandError."""
         return read_text(self.config)
 
-    def host_id(self) -> int | None:
-        """The host id that is configured already; None: there is none."""
+    def host(self) -> dict[str, Any]:
+        """The table `host` of the configuration file, empty where there is none; CommandError."""
         try:
-            found = tomllib.loads(self.text()).get("host", {}).get("id")
+            found = tables(self.text()).get("host")
         except tomllib.TOMLDecodeError as error:
             raise CommandError(ExitCode.CONFIG, f"{self.config}: is not TOML: {error}") from None
+        return found if isinstance(found, dict) else {}
+
+    def host_id(self) -> int | None:
+        """The host id that is configured already; None: there is none. CommandError."""
+        found = self.host().get("id")
         return found if isinstance(found, int) else None
 
 
@@ -170,7 +177,7 @@ def key_step(files: Files, key: str = "") -> Step:
 
 def _key_of(text: str, path: Path) -> str:
     try:
-        found = tomllib.loads(text).get("cluster-key", "")
+        found = tables(text).get("cluster-key", "")
     except tomllib.TOMLDecodeError:
         # The text of the error could hold a password.
         raise CommandError(ExitCode.CONFIG, f"{path}: is not TOML; mend or remove it") from None

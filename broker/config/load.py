@@ -18,6 +18,7 @@ from broker.config.relations import check_relations
 from broker.config.sections import ClusterSection, Config, DaemonSection
 from broker.config.shared import SharedCopy, parsed, read_copy, together
 from broker.daemon.errors import why
+from broker.daemon.foreign_toml import tables
 from broker.daemon.regular_file import read_bytes, read_text
 
 
@@ -53,7 +54,7 @@ class _Places(msgspec.Struct):
 def read_file(path: str) -> dict[str, Any]:
     """The tables of a host's own file; ConfigError."""
     try:
-        return tomllib.loads(read_text(path))
+        return tables(read_text(path))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file: this host is not set up; ha-agent init makes a new cluster,"
@@ -64,8 +65,6 @@ def read_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {why(error)}{step}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not TOML: it is no text in UTF-8") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: is not TOML that anybody would write: too deep") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
 

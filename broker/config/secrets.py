@@ -23,6 +23,7 @@ from broker.config.errors import ConfigError
 from broker.config.sealed import opened
 from broker.config.sections import Config
 from broker.daemon.errors import why
+from broker.daemon.foreign_toml import tables
 from broker.daemon.regular_file import read_text
 
 _Key = Annotated[str, Meta(pattern=r"^[0-9]{1,4}(/[A-Za-z0-9_-]{1,32})?$")]
@@ -237,7 +238,7 @@ def _read_secrets(path: Path, needed_for: str) -> _Secrets:
             )
         if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
             raise ConfigError(f"{path}: others may read it; chmod 0600 (or 0640) {path}")
-        return msgspec.convert(tomllib.loads(read_text(path)), _Secrets)
+        return msgspec.convert(tables(read_text(path)), _Secrets)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not needed_for:
             return _Secrets()

@@ -17,6 +17,7 @@ import msgspec
 
 from broker.config.errors import ConfigError
 from broker.daemon.foreign_json import decoded
+from broker.daemon.foreign_toml import tables
 
 #: The tables of the shared part; what else there is belongs to one host.
 TABLES = (
@@ -61,8 +62,8 @@ def read_copy(state_dir: str, cluster: str) -> SharedCopy | None:
 def parsed(text: str) -> dict[str, Any]:
     """The tables of a shared text; ConfigError where it is no TOML, or has a key of one host."""
     try:
-        found = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        found = tables(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the shared configuration is not TOML: {error}") from None
     for name in found:
         if name not in TABLES or not isinstance(found[name], dict):

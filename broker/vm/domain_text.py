@@ -9,6 +9,7 @@ stays as it was written: its order, what this product does not know.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -98,7 +99,7 @@ def _replace(root: Element, theirs: Element, path: str) -> None:
     for element in old:
         parent.remove(element)
     for number, element in enumerate(new):
-        copy = ElementTree.fromstring(ElementTree.tostring(element))  # noqa: S314
+        copy = _alone(element)
         for alias in copy.findall("alias"):
             copy.remove(alias)
         for target in copy.findall("target") if copy.tag == "interface" else ():
@@ -110,7 +111,7 @@ def element_of(root: Element, target: str) -> str:
     """The `<disk>` of the running VM in a form for a definition: without what belongs to this run.
     Its layers below the first are left out: each image names the one below it."""
     disk = next(each for each in data_disks(root) if target_of(each) == target)
-    copy = ElementTree.fromstring(ElementTree.tostring(disk))  # noqa: S314
+    copy = _alone(disk)
     for tag in ("backingStore", "mirror", "alias"):
         for child in copy.findall(tag):
             copy.remove(child)
@@ -121,6 +122,13 @@ def element_of(root: Element, target: str) -> str:
         each.tail = None
         each.text = each.text if (each.text or "").strip() else None
     return ElementTree.tostring(copy, encoding="unicode")
+
+
+def _alone(element: Element) -> Element:
+    """A copy without the text that stands behind it: libvirt takes a definition that has some."""
+    copy = deepcopy(element)
+    copy.tail = None
+    return copy
 
 
 def _take_place(mine: Element, other: Element) -> None:

@@ -274,6 +274,15 @@ def test_a_disk_that_was_added_while_it_ran_is_added_whole() -> None:
     assert read(composed(text("file"), {"vdb": ran})).disks["vdb"].chain[0].place == "/a  b"
 
 
+def test_text_between_elements_is_no_part_of_what_is_taken_over() -> None:
+    """libvirt takes a definition with such text; that of a running VM is never without it then."""
+    xml = text("live").replace("</disk>", "</disk> a note ", 1).replace("</cpu>", "</cpu> note ", 1)
+    root = parse(xml)
+    (target, *_) = read(xml).disks
+    assert "note" not in element_of(root, target)
+    assert read(with_facts_of(text("inactive"), xml, list(Differs))).disks
+
+
 def test_a_disk_without_driver_or_source_takes_both() -> None:
     bare = "<domain><devices><disk><target dev='vda'/></disk></devices></domain>"
     ran = "<disk type='block'><source dev='/dev/x'/><target dev='vda'/></disk>"

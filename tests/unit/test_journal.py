@@ -146,6 +146,7 @@ def test_behind_a_damage_all_that_does_not_need_it_is_replayed(
         (b"[]\n", "is no record: it is JSON of another shape"),
         (b'{"v": 1}\n', "is no record: it lacks '"),
         (b'{"v": 1, "wall": "x", "now": 0, "decision": {}, "observation": {}}\n', "another shape"),
+        (b'{"v": 1, "wall": NaN, "now": 1e999}\n', "is no JSON"),
         (b" " * (FILE_BYTES_MAX + 1), "is longer than a journal: not read on"),
     ],
 )
