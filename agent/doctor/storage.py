@@ -29,7 +29,8 @@ from agent.storage.made import LOCAL
 from agent.storage.room import sector_of
 from broker.config.sections import Config
 from broker.daemon.regular_file import read_text
-from broker.vm.domain_facts import BadDomain, parse
+from broker.vm.domain_facts import parse
+from broker.vm.errors import BadDomain
 from broker.whiteboard.identity import VolumeKind, place_of
 from broker.whiteboard.mounts import Mount, mount_of
 from broker.whiteboard.volume import Volume
