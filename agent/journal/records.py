@@ -163,11 +163,11 @@ def decode(line: bytes) -> Record:
 
 
 def _finite(text: str) -> float:
-    """A number of a record; ValueError for one that no clock and no sample ever had: the core does
+    """A number of a record; NoRecord for one that no clock and no sample ever had: the core does
     not reckon with it."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(text)
+        raise NoRecord("is no JSON: a number in it is not finite")
     return value
 
 

@@ -97,7 +97,7 @@ class Keeper:
         if self._shutdown.lapses(now_s):
             log.warning("this host does not shut down after all")
             modes.set_shutdown(None, now_s)
-        modes.look(board.global_mode, now_s)
+        modes.look(board.global_mode, now_s, board.mode_began_after_s)
         self.give_back_id(now_s)
         for name, countdown in modes.end_soon(now_s):
             left_s = countdown.left_s(now_s)

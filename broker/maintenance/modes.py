@@ -57,11 +57,13 @@ class Modes:
         self.shutdown = mode
         self.local_countdown.look(self.in_force, now_s, self._wall())
 
-    def look(self, global_mode: Mode | None, now_s: float) -> None:
-        """Take in the present global mode, and count the time."""
+    def look(
+        self, global_mode: Mode | None, now_s: float, began_after_s: float | None = None
+    ) -> None:
+        """Take in the present global mode, set after `began_after_s`, and count the time."""
         wall_s = self._wall()
         self.local_countdown.look(self.in_force, now_s, wall_s)
-        self.global_countdown.look(global_mode, now_s, wall_s)
+        self.global_countdown.look(global_mode, now_s, wall_s, began_after_s)
 
     def end_soon(self, now_s: float) -> list[tuple[str, Countdown]]:
         """The modes, by name, of which a notice is due that they end soon; each once."""

@@ -258,6 +258,11 @@ class Board:
         """The details of the global maintenance while it is set."""
         return self._cluster.mode
 
+    @property
+    def mode_began_after_s(self) -> float | None:
+        """`global_mode` was set after this moment; None: when is not known."""
+        return self._cluster.began_after_s
+
     async def set_global_maintenance(self, mode: Mode | None) -> None:
         """Write slot 0, None: no maintenance; StorageTrouble when that fails."""
         await self._cluster.set(mode)

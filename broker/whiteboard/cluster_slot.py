@@ -48,7 +48,8 @@ PUT_RIGHT_S = 5.0
 
 class ClusterMode:
     """What this host knows from slot 0. `maintenance`: None until the slot was readable once.
-    `mode`: the details of the maintenance while it is set. `has_earlier`: whether a host of an
+    `mode`: the details of the maintenance while it is set. `began_after_s`: it was set after this
+    moment, when slot 0 was read without it; None: when is not known. `has_earlier`: whether a host of an
     earlier version, which signs nothing, is a member. `was_earlier`: one ran on this host until
     now. Times are of the monotonic clock that is passed in."""
 
@@ -64,6 +65,8 @@ class ClusterMode:
         self.was_earlier = False
         self.maintenance: bool | None = None
         self.mode: Mode | None = None
+        self.began_after_s: float | None = None
+        self._read_s: float | None = None
         self._serial = 0
         #: Slot 0 as it was at the highest serial, and since when an older one is there.
         self._data = EMPTY_SLOT
@@ -82,6 +85,7 @@ class ClusterMode:
         self._serial, self._data = serial, data
         self._was_signed = self._signatures.key is not None
         self.maintenance, self.mode = mode is not None, mode
+        self.began_after_s = None
 
     async def end(self, mode: Mode) -> bool:
         """End the given mode; False where another one, or none, is set by now.
@@ -140,6 +144,7 @@ class ClusterMode:
         `slot`: the decoded slot, its fault, or None: it has not changed or is empty. `data`: its
         bytes; None: it has not changed.
         """
+        serial, read_s, self._read_s = self._serial, self._read_s, now_s
         if isinstance(slot, ClusterSlot):
             assert data is not None
             if not self._is_valid(data, now_s):
@@ -155,7 +160,9 @@ class ClusterMode:
             return None, True
         assert data is not None
         self._data, self.maintenance = data, slot.maintenance
-        self.mode = from_lines(slot.extra) if slot.maintenance else None
+        mode = from_lines(slot.extra) if slot.maintenance else None
+        if mode != self.mode:
+            self.mode, self.began_after_s = mode, read_s if self._serial > serial else None
         return None, False
 
     def _encoded(self, maintenance: bool, lines: Mapping[str, str]) -> bytes:

@@ -101,11 +101,16 @@ class Countdown:
         self._seen_s = 0.0
         self._warned = False
 
-    def look(self, mode: Mode | None, now_s: float, wall_s: float) -> None:
-        """Take in the present mode; one that was seen before goes on being counted."""
+    def look(
+        self, mode: Mode | None, now_s: float, wall_s: float, began_after_s: float | None = None
+    ) -> None:
+        """Take in the present mode; one that was seen before goes on being counted. The mode was
+        set after `began_after_s`, whatever the wall clock says; None: when is not known."""
         if mode != self.mode:
             self.mode, self._seen_s, self._warned = mode, now_s, False
             self._end_s = float("inf") if mode is None else now_s + mode.left_s(wall_s)
+            if began_after_s is not None and mode is not None and mode.lasts_s is not None:
+                self._end_s = max(self._end_s, began_after_s + mode.lasts_s)
 
     def left_s(self, now_s: float) -> float | None:
         """Seconds until it ends, at least 0; None without a mode or without an end."""

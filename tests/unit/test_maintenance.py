@@ -168,6 +168,16 @@ def test_a_wall_clock_that_is_behind_does_not_make_it_longer_than_it_is() -> Non
     assert countdown.left_s(10.0) == 100
 
 
+@pytest.mark.parametrize("wall_s", [NOON - 10**6, NOON + 10**6])
+def test_who_saw_it_begin_counts_from_there_whatever_the_wall_clock_says(wall_s: float) -> None:
+    mode = Mode(since_epoch_s=int(NOON), lasts_s=100)
+    countdown = Countdown()
+    countdown.look(None, 9.0, wall_s)
+    countdown.look(mode, 10.0, wall_s, 9.0)
+    assert 99 <= (countdown.left_s(10.0) or 0) <= 100
+    assert not countdown.is_over(108.9)
+
+
 def test_a_mode_without_an_end_never_ends() -> None:
     countdown = Countdown()
     countdown.look(Mode("root"), 10.0, NOON)
