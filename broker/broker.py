@@ -108,7 +108,7 @@ class Broker:
         self.gate = QuestionGate(config.host.id)
         self._closer_look = CloserLook(self.in_force, self.table, self.gate)
         # This host.
-        self.modes = Modes(state_dir / "local-maintenance.json", given.wall)
+        self.modes = Modes(state_dir / "local-maintenance.json", given.wall, machine.boot_id)
         shutdown = ShuttingDown()
         self.this_host = ThisHost(
             self.in_force, watched, self.table, self.registry, self.modes, shutdown, machine

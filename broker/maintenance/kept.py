@@ -16,7 +16,8 @@ log = logging.getLogger("ha-broker")
 
 
 class _File(msgspec.Struct, frozen=True):
-    """The content. `on` False: not set. The rest as in Mode."""
+    """The content. `on` False: not set. `set_s`: when it was set, by the monotonic clock of the
+    boot `boot_id`. The rest as in Mode."""
 
     on: bool
     owner: str = ""
@@ -25,6 +26,8 @@ class _File(msgspec.Struct, frozen=True):
     lasts_s: int | None = None
     release_id: bool = False
     restart: bool = False
+    boot_id: str = ""
+    set_s: float | None = None
 
 
 def load(path: Path) -> Mode | None:
@@ -48,7 +51,17 @@ def load(path: Path) -> Mode | None:
     )
 
 
-def save(path: Path, mode: Mode | None) -> None:
+def set_in(path: Path, boot_id: str) -> float | None:
+    """When the mode that was kept was set, by the monotonic clock; None: not known, or not in this
+    boot."""
+    try:
+        kept = decoded(path.read_bytes(), _File)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return kept.set_s if boot_id and kept.boot_id == boot_id else None
+
+
+def save(path: Path, mode: Mode | None, boot_id: str = "", set_s: float | None = None) -> None:
     """Keep the mode, completely or not at all; OSError where it cannot be written."""
     kept = _File(False)
     if mode is not None:
@@ -60,5 +73,7 @@ def save(path: Path, mode: Mode | None) -> None:
             mode.lasts_s,
             mode.release_id,
             mode.restart,
+            boot_id,
+            set_s,
         )
     write_atomically(path, msgspec.json.encode(kept))

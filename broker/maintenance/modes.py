@@ -13,13 +13,17 @@ from broker.wire.status import Maintenance, ModeStatus
 
 
 class Modes:
-    """The modes. `file`: keeps the local mode over restarts. `wall`: UTC seconds since 1970."""
+    """The modes. `file`: keeps the local mode over restarts. `wall`: UTC seconds since 1970.
+    `boot_id`: of this boot of the host, "": not known."""
 
-    def __init__(self, file: Path, wall: Callable[[], float]) -> None:
+    def __init__(self, file: Path, wall: Callable[[], float], boot_id: str = "") -> None:
         self._file = file
         self._wall = wall
+        self._boot_id = boot_id
         #: This host's local mode as it was set, None while there is none.
         self.local = local_mode.load(file)
+        #: When it was set, by the monotonic clock; None: in an earlier boot, or not known.
+        self._local_set_s = local_mode.set_in(file, boot_id)
         #: The mode that lasts while this host shuts down; it is not kept.
         self.shutdown: Mode | None = None
         self.local_countdown, self.global_countdown = Countdown(), Countdown()
@@ -48,22 +52,25 @@ class Modes:
 
     def set_local(self, mode: Mode | None, now_s: float) -> None:
         """Set or end it for this host; OSError where it cannot be written, and then unchanged."""
-        local_mode.save(self._file, mode)
-        self.local = mode
-        self.local_countdown.look(self.in_force, now_s, self._wall())
+        local_mode.save(self._file, mode, self._boot_id, now_s)
+        self.local, self._local_set_s = mode, now_s
+        self._look_at_local(now_s)
 
     def set_shutdown(self, mode: Mode | None, now_s: float) -> None:
         """Set the mode of this host's shutdown, or None when the shutdown was cancelled."""
         self.shutdown = mode
-        self.local_countdown.look(self.in_force, now_s, self._wall())
+        self._look_at_local(now_s)
 
     def look(
         self, global_mode: Mode | None, now_s: float, began_after_s: float | None = None
     ) -> None:
         """Take in the present global mode, set after `began_after_s`, and count the time."""
-        wall_s = self._wall()
-        self.local_countdown.look(self.in_force, now_s, wall_s)
-        self.global_countdown.look(global_mode, now_s, wall_s, began_after_s)
+        self._look_at_local(now_s)
+        self.global_countdown.look(global_mode, now_s, self._wall(), began_after_s)
+
+    def _look_at_local(self, now_s: float) -> None:
+        set_s = self._local_set_s if self.shutdown is None else None
+        self.local_countdown.look(self.in_force, now_s, self._wall(), set_s)
 
     def end_soon(self, now_s: float) -> list[tuple[str, Countdown]]:
         """The modes, by name, of which a notice is due that they end soon; each once."""

@@ -18,6 +18,7 @@ from agent.terminal.times import duration_s
 from broker.broker import Broker, Given
 from broker.config.load import load
 from broker.maintenance import kept as local_mode
+from broker.maintenance.modes import Modes
 from broker.monitors import MonitorRunner
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
@@ -61,7 +62,9 @@ def slot_0(volume: MemoryVolume) -> bytes:
     return bytes(volume.data[:SLOT_BYTES])
 
 
-def make_broker(tmp_path: Path, volume: MemoryVolume, wall: Wall, host_id: int = 1) -> Broker:
+def make_broker(
+    tmp_path: Path, volume: MemoryVolume, wall: Wall, host_id: int = 1, boot_id: str = "b"
+) -> Broker:
     path = tmp_path / f"{host_id}.toml"
     path.write_text(
         f'[host]\nid = {host_id}\nname = "host{host_id}"\n'
@@ -71,7 +74,8 @@ def make_broker(tmp_path: Path, volume: MemoryVolume, wall: Wall, host_id: int =
     board = Board(MemoryStore(volume), host_id)
     runner = MonitorRunner([])
     lockspace = FakeLockspace()
-    return Broker(load(str(path)), board, lockspace, Watched(runner, Engine()), Given("b", wall))
+    given = Given(boot_id, wall)
+    return Broker(load(str(path)), board, lockspace, Watched(runner, Engine()), given)
 
 
 # --- writing it down ---------------------------------------------------------------------
@@ -145,6 +149,21 @@ def test_the_file_of_the_local_mode(tmp_path: Path) -> None:
     assert local_mode.load(path) == Mode(), "as an earlier version wrote it"
     path.write_bytes(b"\xff{")
     assert local_mode.load(path) == Mode(), "not readable counts as set"
+
+
+@pytest.mark.parametrize(("boot_id", "left_s"), [("boot-1", 3490.0), ("boot-2", 0.0)])
+def test_a_restarted_broker_counts_its_local_mode_by_the_clock_of_this_boot(
+    boot_id: str, left_s: float, tmp_path: Path
+) -> None:
+    path, wall = tmp_path / "local.json", Wall()
+    modes = Modes(path, wall, "boot-1")
+    modes.set_local(modes.new("root", Maintenance(True, "disk", 3600)), 50.0)
+    wall.now_s += 86_400  # the wall clock was set wrong meanwhile
+    modes = Modes(path, wall, boot_id)
+    modes.look(None, 160.0)
+    assert modes.local_countdown.left_s(160.0) == left_s
+    path.write_text(json.dumps({"on": True, "boot_id": 1}))
+    assert local_mode.set_in(path, boot_id) is None
 
 
 # --- how long it lasts -------------------------------------------------------------------
@@ -230,7 +249,7 @@ def test_it_ends_though_nobody_was_there_at_its_end(tmp_path: Path) -> None:
         await first.keeper.set_global(first.keeper.mode(Maintenance(True, "", 60), "root@h"))
         first.keeper.set_local(first.keeper.mode(Maintenance(True, "", 60), "root@h"))
         wall.now_s += 600
-        later = make_broker(tmp_path, volume, wall)
+        later = make_broker(tmp_path, volume, wall, boot_id="the next boot")
         assert later.modes.is_set
         await later.beat(5.0)
         await later.beat(5.0 + SEEN_MIN_S - 0.1)
