@@ -212,7 +212,7 @@ async def _post_registry(request: web.Request) -> web.Response:
 
 async def _post_room(request: web.Request) -> web.Response:
     """What would have no place if the registry had this VM."""
-    spec = msgspec.json.decode(await request.read(), type=VmSpec)
+    spec = decoded(await request.read(), VmSpec)
     return json_answer(request.app[_BROKER].vms_now.room_for(spec, _now_s()))
 
 

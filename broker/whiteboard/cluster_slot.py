@@ -49,9 +49,9 @@ PUT_RIGHT_S = 5.0
 class ClusterMode:
     """What this host knows from slot 0. `maintenance`: None until the slot was readable once.
     `mode`: the details of the maintenance while it is set. `began_after_s`: it was set after this
-    moment, when slot 0 was read without it; None: when is not known. `has_earlier`: whether a host of an
-    earlier version, which signs nothing, is a member. `was_earlier`: one ran on this host until
-    now. Times are of the monotonic clock that is passed in."""
+    moment, when slot 0 was read without it; None: when is not known. `has_earlier`: whether a host
+    of an earlier version, which signs nothing, is a member. `was_earlier`: one ran on this host
+    until now. Times are of the monotonic clock that is passed in."""
 
     def __init__(
         self,
