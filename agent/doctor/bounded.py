@@ -19,9 +19,10 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
+from agent.storage.watched import os_error
 from agent.terminal.errors import CommandError
 from agent.terminal.hanging import hangs_on
-from broker.daemon.errors import HaError
+from broker.daemon.errors import HaError, why
 from broker.daemon.exit_codes import ExitCode
 
 T = TypeVar("T")
@@ -118,8 +119,13 @@ def _child(writes: int, look: Callable[[], Iterable[object]]) -> None:
         try:
             for item in look():
                 _send(writes, _ITEM, item)
-        except (HaError, OSError) as error:
+        except HaError as error:
             _send(writes, _ERROR, str(error))
+        except OSError as error:
+            said = why(error)
+            if isinstance(error.filename, str):
+                said = str(os_error(error.filename, "using it", error))
+            _send(writes, _ERROR, said)
         except Exception:
             _send(writes, _BUG, traceback.format_exc())
     finally:
