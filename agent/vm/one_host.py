@@ -17,6 +17,6 @@ def found_in(config: Config) -> tuple[OneHost, ...]:
     storage = config.storage
     try:
         xml = Path(config.vm.definition).read_text()
-        return one_host(xml, SharedPaths([storage.whiteboard, storage.leases]).has)
+        return one_host(xml, SharedPaths([storage.whiteboard, storage.leases]).may_have)
     except (OSError, UnicodeDecodeError, BadDomain):
         return ()

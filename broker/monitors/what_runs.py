@@ -108,7 +108,7 @@ class WhatRunsMonitor:
             )
         storage = self._config.storage
         volumes = SharedPaths([storage.whiteboard, storage.leases])
-        alone = one_host(xml, volumes.has)
+        alone = one_host(xml, volumes.may_have)
         if found is None:
             return InUse(recorded, of_libvirt=of_libvirt, one_host=alone)
         layers = {layer for disk in found.disks.values() for layer in disk.chain}

@@ -25,6 +25,7 @@ class SharedPaths:
 
     def __init__(self, known: Iterable[str]) -> None:
         self._known = {os.path.realpath(path) for path in known}
+        self._are_there = all(os.path.exists(path) for path in self._known)  # noqa: PTH110
         self._file_systems = {found for path in self._known if (found := _device(path)) is not None}
 
     def has_file(self, path: str) -> bool:
@@ -45,6 +46,13 @@ class SharedPaths:
         if layer.kind == "block":
             return os.path.realpath(layer.place) in self._known
         return layer.kind in ("file", "dir") and self.has_file(layer.place)
+
+    def may_have(self, layer: Layer) -> bool:
+        """Whether every host finds this image, as far as is known: where one of the known paths
+        cannot be looked at, the storage fails or is not mounted, and no file is known to lie
+        elsewhere."""
+        is_unknown = layer.kind in ("file", "dir") and not self._are_there
+        return is_unknown or self.has(layer)
 
 
 def _device(path: str) -> int | None:

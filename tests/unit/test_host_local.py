@@ -133,9 +133,16 @@ def test_config_check_names_it_as_a_warning(
         f'[host]\nid = 1\n[storage]\nwhiteboard = "{tmp_path}/whiteboard"\n'
         f'leases = "{tmp_path}/leases"\n[vm]\nname = "win"\ndefinition = "{definition}"\n'
     )
+    # They lie on no file system that a path of the definition could lie on too.
+    (tmp_path / "whiteboard").symlink_to("/dev/null")
+    (tmp_path / "leases").symlink_to("/dev/zero")
     found = [each for each in config_check.checks(str(config)) if each.name == "one-host"]
     assert {each.verdict for each in found} == {"warning"} and len(found) == 19
     assert found[0].text.startswith("disk vda in /images/win.qcow2, which is not on the shared")
+    (tmp_path / "leases").unlink()
+    left = [each.text for each in config_check.checks(str(config)) if each.name == "one-host"]
+    assert not any("not on the shared storage" in text for text in left), "it is not known"
+    assert 0 < len(left) < 19
     definition.unlink()
     given = Config(
         host=HostSection(id=1),
