@@ -119,6 +119,8 @@ def _with_kind(value: Any) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(value)
     if fields.get("vm") == ENGINE:
         del fields["vm"]
+    if fields.get("timeout_s", ...) is None:
+        del fields["timeout_s"]
     return {"kind": _name(type(value)), **fields}
 
 
