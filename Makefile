@@ -32,7 +32,7 @@ help:
 	@echo "make release-check  is the commit fit to be tagged?"
 	@echo "make release   KEY=ID: packages, sources, repositories for apt and dnf, signed"
 	@echo "make bench     the figures, measured here"
-	@echo "make bench-takeover  RUNS=20: power cut, hang, cable out, QEMU killed: each phase (hours)"
+	@echo "make bench-takeover  RUNS=20: power cut, hang, cable or storage gone, QEMU killed: each phase (hours)"
 	@echo "make mutation  does every line of scoring/ matter to some test? (minutes)"
 
 setup:

@@ -36,6 +36,7 @@ def report_of(decision: Decision) -> Report:
         lease=_lease(engine),
         unstopped_since_s=asks_since_s,
         unstopped_vm=asks_for,
+        given_up_since_s=engine.given_up_since_s,
         vms=tuple(
             _of_vm(number, vm, decision, state.rules)
             for number, vm in sorted(state.vms.items())
@@ -62,6 +63,7 @@ def _of_vm(number: int, vm: VmState, decision: Decision, rules: Rules) -> VmRepo
         _reasons(decision.reasons, {number}),
         _lease(vm),
         _move(vm),
+        vm.given_up_since_s,
     )
 
 

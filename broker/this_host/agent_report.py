@@ -9,7 +9,8 @@ from broker.config.in_force import InForce
 from broker.peers.vm_place import LEASE_OLD_S, LeaseOwner
 from broker.whiteboard import lines as slot_lines
 from broker.wire.exchange import Report
-from scoring.vm_facts import VmStatus
+from scoring.hosts.storage_lost import ENDING_S
+from scoring.vm_facts import ENGINE, VmStatus
 
 #: After this many beats without a report the agent is silent, and its host has score 0.
 AGENT_SILENT_BEATS = 5
@@ -58,6 +59,19 @@ class AgentReport:
     def state(self) -> str | None:
         """The agent's state by its last report; None: there is none."""
         return None if self.last is None else self.last.state
+
+    def ending(self, now_s: float) -> frozenset[int]:
+        """The VMs that the agent gave up since the storage is lost and has been ending for
+        ENDING_S; none once it is silent."""
+        if self.last is None or self.silent_s(now_s) is not None:
+            return frozenset()
+        since_s = {vm.number: vm.given_up_since_s for vm in self.last.vms}
+        since_s[ENGINE] = self.last.given_up_since_s
+        return frozenset(
+            number
+            for number, at_s in since_s.items()
+            if at_s is not None and now_s - at_s >= ENDING_S
+        )
 
     def intent_line(self, now_s: float) -> str:
         """The agent's intent, as a line of the slot; empty once the agent is silent."""

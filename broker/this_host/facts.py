@@ -33,7 +33,7 @@ from scoring.hosts.fence_ask import in_words
 from scoring.hosts.liveness import Liveness
 from scoring.observation import FenceAsk
 from scoring.vm.state import StateName
-from scoring.vm_facts import OutsideView, VmStatus
+from scoring.vm_facts import ENGINE, OutsideView, VmStatus
 
 #: How a VM without a process here is reported; an unknown VM is not.
 NO_PROCESS = frozenset({VmStatus.DOWN, VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
@@ -83,12 +83,14 @@ class ThisHost:
         return self.sick_vm.ask(self.agent.last, self.agent.silent_s(now_s), now_s)
 
     def is_empty(self, now_s: float) -> bool:
-        """Whether no process of a protected VM is left here, by samples that are not old."""
+        """Whether no process of a protected VM is left here, by samples that are not old, but those
+        that the agent gave up and could not end (rule 6 of scoring/hosts/storage_lost.py)."""
+        ending = self.agent.ending(now_s)
         return (
-            self.vm.status(now_s)[0].vm in NO_PROCESS
+            (self.vm.status(now_s)[0].vm in NO_PROCESS or ENGINE in ending)
             and self.vm.facts.leftover is None
             and all(
-                vm.report.vm in NO_PROCESS and vm.domain.leftover is None
+                (vm.report.vm in NO_PROCESS or vm.number in ending) and vm.domain.leftover is None
                 for vm in self.vms.here(now_s)
             )
         )

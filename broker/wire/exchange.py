@@ -105,7 +105,8 @@ class LeaseSeen(Struct, frozen=True):
 class VmReportOnWire(Struct, frozen=True):
     """What the agent reports of a protected VM beside the engine. `state`: of its machine for it,
     one of StateName; `last_ran`: see PeerVm; `retries`: failed starts that count. `moving_to`: the
-    host that it is being migrated to, until `moving_until_s` at the latest; `barred_until_s`: it
+    host that it is being migrated to, until `moving_until_s` at the latest; `given_up_since_s`: see
+    VmState; `barred_until_s`: it
     failed to start here, and is not tried again before; both by this host's monotonic clock.
     `lease`: None: there was no answer. `intent`: what is about to be done with it, in words; empty:
     nothing."""
@@ -120,6 +121,7 @@ class VmReportOnWire(Struct, frozen=True):
     reasons: tuple[ReasonOnWire, ...] = ()
     lease: LeaseSeen | None = None
     intent: str = ""
+    given_up_since_s: float | None = None
 
 
 class PlanOnWire(Struct, frozen=True):
@@ -142,10 +144,10 @@ class Report(Struct, frozen=True):
     answer. `freeing`: the host whose id a process of the agent frees, or is about to free;
     `freeing_fencer`: that host owns the fence lease, so that it is done without that lease.
     `unstopped_since_s`: this host asks to be switched off, for its sick VM, number `unstopped_vm`,
-    could not be ended since then (None: it does not ask). `vms`: the VMs beside the engine that
-    have a machine here; `claims`: what it is about to bring to a host; `plan`: None: no VM is
-    missing. `host_score`: see PeerReport. `watched`: see Decision. `vm_memory_mb`: what the engine
-    takes of a host by its definition, in MiB (0: unknown)."""
+    could not be ended since then (None: it does not ask). `given_up_since_s`: see VmState. `vms`:
+    the VMs beside the engine that have a machine here; `claims`: what it is about to bring to a
+    host; `plan`: None: no VM is missing. `host_score`: see PeerReport. `watched`: see Decision.
+    `vm_memory_mb`: what the engine takes of a host by its definition, in MiB (0: unknown)."""
 
     score: int
     state: str
@@ -169,6 +171,7 @@ class Report(Struct, frozen=True):
     freeing: int | None = None
     freeing_fencer: bool = False
     unstopped_since_s: float | None = None
+    given_up_since_s: float | None = None
     vms: tuple[VmReportOnWire, ...] = ()
     claims: tuple[Claim, ...] = ()
     plan: PlanOnWire | None = None

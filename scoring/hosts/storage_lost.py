@@ -10,6 +10,7 @@ have the storage may switch it off, since no VM runs on it any more.
     T+0     its reads and writes do not succeed any more; its slot does not change
     T+20    storage_patience: another host says that its writes succeed; the VM's process is ended
     T+21    it says over the network, signed, how long it has had no storage and that no VM is left
+            (T+25 where a process could not be ended: it waits for the storage, in the kernel)
     T+25    its host id was renewed 2.5 * io_timeout ago (10 s): its sanlock is silent too
     +1      the fence lease is held, the power was read on once more: hard power off
     +2      "off" is read twice, its host id is freed, and the VM is started elsewhere
@@ -26,6 +27,9 @@ Rules of this file:
    well, or whose health is unknown, is left alone.
 5. The VM is ended only if that brings it back sooner, that is if this cluster switches hosts off
    and has fence devices. Otherwise it may survive the loss, until sanlock ends it.
+6. A process that waits for the storage in the kernel survives every signal; only the loss of power
+   ends it. So a VM that has been in the process of being ended for `ENDING_S` does not keep its
+   host from saying that no VM is left: rule 1 makes sure that it is gone before it runs elsewhere.
 """
 
 from __future__ import annotations
@@ -37,6 +41,9 @@ from scoring.storage_word import StorageWord
 
 #: The greatest age of a statement that still counts, in seconds: a question each beat, one lost.
 WORD_FRESH_S = 3.0
+#: How long a VM is being ended before its host counts it as given up (rule 6), in seconds. A
+#: process that does not wait in the kernel is gone within one second.
+ENDING_S = 5.0
 
 
 def host_with_storage(turn: HostTurn) -> str:

@@ -23,7 +23,7 @@ from scoring.observation import (
     VmStartEnded,
     VmStopEnded,
 )
-from scoring.vm import orders, unstoppable
+from scoring.vm import orders, storage_lost, unstoppable
 from scoring.vm.state import MoveProblem, StateName, VmState
 from scoring.vm.turn import VmTurn
 
@@ -68,6 +68,7 @@ def take_in(turn: VmTurn) -> None:
         state = replace(state, **changed)  # type: ignore[arg-type]
     turn.state = state
     unstoppable.look_at_stops(turn)
+    storage_lost.look_at_given_up(turn)
 
 
 def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:

@@ -162,7 +162,8 @@ class VmState:
     `disarming`: libvirt is being asked to remove an autostart or a memory image; `disarmed_s`: when
     it was last asked. `leftover_ended_s`: when a leftover process was last ended.
     `unstopped_since_s`: since when ending the VM's process here has failed; `asks_off`: this host
-    asks the others to switch it off for that.
+    asks the others to switch it off for that. `given_up_since_s`: since when the VM is being ended
+    here because this host alone has lost the storage.
     `held`: this host's claim on memory for the VM; `no_claim_until_s`: no claim is made before.
     `waits_since_s`: since when the VM waits only for the VMs of its `after`. `locked_since_s`:
     since when every start fails for the lock of the VM's image; `locked_s`: when the last one did;
@@ -204,6 +205,7 @@ class VmState:
     move_problems: Mapping[int, MoveProblem] = field(default_factory=dict)
     unstopped_since_s: float | None = None
     asks_off: bool = False
+    given_up_since_s: float | None = None
     held: Held | None = None
     no_claim_until_s: float = NEVER_S
     waits_since_s: float | None = None

@@ -26,6 +26,7 @@ from scoring.lease_times import WATCHDOG_FIRE_S
 from tests.lab import ask, boot_journal, configs
 from tests.lab.cluster import Cluster
 from tests.lab.errors import LabError
+from tests.lab.storages import kinds
 from tests.lab.timeline import Takeover, cut_and_watch, hang_and_watch
 from tests.lab.watch import EngineWatcher
 
@@ -83,13 +84,15 @@ def main(argv: list[str]) -> int:
 
 
 @contextmanager
-def on_lab(hosts: int, io_timeout_s: int, *, bmc: bool, vms: int = 1) -> Iterator[Cluster]:
+def on_lab(
+    hosts: int, io_timeout_s: int, *, bmc: bool, vms: int = 1, storage: str = kinds.FUSE
+) -> Iterator[Cluster]:
     """A lab that is taken down at the end."""
     parent = Path("/var/tmp/ha-lab")
     parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="b-", dir=parent)))
     try:
-        cluster.up(hosts, io_timeout_s=io_timeout_s, bmc=bmc, vms=vms)
+        cluster.up(hosts, io_timeout_s=io_timeout_s, bmc=bmc, vms=vms, storage=storage)
         yield cluster
     finally:
         cluster.down()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.bench takeover [--runs N] [--io-timeout 2 10] [--vms 1 3] [--what cut kill …]`
+"""`python -m tests.bench takeover [--runs N] [--io-timeout 2 10] [--vms 1 3] [--what cut kill …]
+[--storage KIND]`
 
 How long a VM is away, whatever happens to its host: its power is cut, it hangs, its cable is
-pulled, or QEMU alone is killed. Seconds from the fault to each phase, as p50, p95 and maximum.
-Real sanlock, libvirt, QEMU and IPMI; three hosts in one machine. With several VMs those that ran on
-the host count too: "all VMs run" is when the last of them does.
+pulled, it alone loses the storage, or QEMU alone is killed. Seconds from the fault to each phase,
+as p50, p95 and maximum. Real sanlock, libvirt, QEMU and IPMI; three hosts in one machine. With
+several VMs those that ran on the host count too: "all VMs run" is when the last of them does.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tests.lab import ask, boot_journal, configs, vms
+from tests.lab import ask, boot_journal, configs, guest, vms
 from tests.lab.cluster import Cluster
 from tests.lab.errors import LabError
+from tests.lab.storages import kinds
 from tests.lab.timeline import first_line_s
 from tests.lab.watch import EngineWatcher
 
@@ -59,12 +61,14 @@ PHASES = (
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`strike`: does it to a host. `mend`: makes it usable again. `config`: more configuration.
-    `target`: by phase, p50 and maximum in seconds, by io_timeout where that matters."""
+    `prepare`: what else the lab needs. `target`: by phase, p50 and maximum in seconds, by
+    io_timeout where that matters."""
 
     strike: Callable[[Cluster, str], None]
     mend: Callable[[Cluster, str], None]
     target: Mapping[str, tuple[float, float]]
     config: str = ""
+    prepare: Callable[[Cluster], None] = lambda cluster: None
 
 
 def _cut(cluster: Cluster, host: str) -> None:
@@ -84,6 +88,21 @@ def _power(cluster: Cluster, host: str) -> None:
     cluster.wait_booted(host)
 
 
+def _health_by_the_disk(cluster: Cluster) -> None:
+    """The engine's health is a page that writes to its disk. The lab's other pages lie in the
+    guest's memory: with them a VM whose storage has gone is well until sanlock ends it."""
+    for host in cluster.hosts:
+        path = cluster.config_path(host)
+        text = path.read_text().replace(guest.HEALTH_PATH, guest.DISK_PATH)
+        path.write_text(text.replace('"DB Up"', f'"{guest.DISK_TEXT}"'))
+        cluster.reload(host)
+
+
+def _storage_and_power(cluster: Cluster, host: str) -> None:
+    cluster.storage(host, "ok")
+    _power(cluster, host)
+
+
 def _new_agent(cluster: Cluster, host: str) -> None:
     """A new agent does not remember that its VM died; an old one does, for 560 s."""
     cluster.stop(host, "agent")
@@ -100,6 +119,13 @@ FAULTS = {
         lambda cluster, host: cluster.heal(host),
         {"page answers": (30.0, 30.0)},
     ),
+    "storage": Fault(
+        lambda cluster, host: cluster.storage(host, "hang"),
+        _storage_and_power,
+        {"VM runs": (40.0, 40.0)},
+        configs.HASTE,
+        _health_by_the_disk,
+    ),
     "kill": Fault(_kill, _new_agent, {"VM runs": (1.5, 3.0)}),
 }
 
@@ -111,16 +137,23 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--io-timeout", type=int, nargs="+", default=[2, 10], metavar="S")
     parser.add_argument("--vms", type=int, nargs="+", default=[1, 3], choices=(1, 2, 3))
     parser.add_argument("--what", nargs="+", default=[*FAULTS], choices=[*FAULTS])
+    parser.add_argument("--storage", default=kinds.FUSE, choices=kinds.KINDS)
     options = parser.parse_args(argv)
+    if options.storage not in kinds.NETWORK and "storage" in options.what:
+        print(f"storage is left out: the VM's disk does not lie on it (--storage {kinds.NFS})")
+        options.what.remove("storage")
     print(f"{os.cpu_count()} CPUs; {noise()}", flush=True)
     held = []
     try:
         for io_timeout_s in options.io_timeout:
             for count in options.vms:
-                with on_lab(3, io_timeout_s, bmc=True, vms=count) as cluster:
+                with on_lab(
+                    3, io_timeout_s, bmc=True, vms=count, storage=options.storage
+                ) as cluster:
                     for name in options.what:
                         title = f"{name}, io_timeout {io_timeout_s}, {count} VM(s)"
                         cluster.configure(FAULTS[name].config)
+                        FAULTS[name].prepare(cluster)
                         runs = repeated(cluster, FAULTS[name], options.runs, title)
                         held.append(show(title, runs, FAULTS[name].target))
     except LabError as error:

@@ -157,16 +157,16 @@ class FenceLaws:
 
     def gave_up(self, target: Host) -> bool:
         """Whether in truth it alone has lost the storage for long enough, or had until a moment
-        ago, and runs nothing."""
+        ago, and runs nothing but what cannot be ended."""
         gave_up_s = self._gave_up_s.get(target.number)
         lately = gave_up_s is not None and self._now_s - gave_up_s <= KNOWN_S
-        return not target.qemus and (lately or self._gives_up(target))
+        return _runs_nothing(target) and (lately or self._gives_up(target))
 
     def _gives_up(self, target: Host) -> bool:
         patience_s = self._world.config(target).rules(0).timing.storage_patience
         faults = [target.storage.of(part)[0] for part in ("whiteboard", "leases")]
         return (
-            not target.qemus
+            _runs_nothing(target)
             and all(fault in LOST for fault in faults)
             and 0 < patience_s <= self._now_s - target.storage.since_s
             and any(host.storage.fault not in LOST for host in self._world.hosts.values())
@@ -251,3 +251,8 @@ class FenceLaws:
     @property
     def _now_s(self) -> float:
         return self._world.timeline.now_s
+
+
+def _runs_nothing(host: Host) -> bool:
+    """Whether no QEMU is there but such as only the loss of power can end."""
+    return not host.qemus or host.qemu_unkillable

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from agent.report import report_of
 from broker.config.cluster_key import ClusterKey
 from broker.peers.asker import Pulse, _word
 from broker.peers.heartbeat import Heartbeat, heard, signed
@@ -20,7 +21,7 @@ from broker.whiteboard.store import StorageTrouble
 from scoring.decision import Code, PowerOffHost, PowerOffVm
 from scoring.hosts.evidence import may_power_off
 from scoring.hosts.state import Takeover
-from scoring.hosts.storage_lost import WORD_FRESH_S, gives_up
+from scoring.hosts.storage_lost import ENDING_S, WORD_FRESH_S, gives_up
 from scoring.observation import HostShutdown, OnHostShutdown, Power, PowerAnswer
 from scoring.storage_word import StorageWord
 from scoring.timing import Timing
@@ -146,6 +147,53 @@ def test_it_says_since_when_and_that_nothing_is_left(tmp_path: Path) -> None:
         assert not life_of(broker, 9.0).empty, "a process is there, whatever it is good for"
 
     asyncio.run(story())
+
+
+def test_a_vm_that_cannot_be_ended_is_given_up(tmp_path: Path) -> None:
+    """Its process waits in the kernel for the storage: only the loss of power ends it."""
+
+    async def story() -> None:
+        broker = make_broker(tmp_path, MemoryVolume())
+        broker.take_report(report("EngineUp"), 1.0)
+        up(broker, 1.0)
+        await broker.beat(1.0)
+        broker.board.write_problem = broker.board.read_problem = "no answer"
+        up(broker, 30.0)
+        ending = structs.replace(report("EngineForceStop"), given_up_since_s=27.0)
+        broker.take_report(ending, 30.0)
+        assert not life_of(broker, 30.0).empty, "it may end within a second"
+        broker.take_report(ending, 31.0)
+        broker.take_report(ending, 27.0 + ENDING_S)
+        assert life_of(broker, 27.0 + ENDING_S).empty
+        assert not life_of(broker, 45.0).empty, "an agent that is silent ends nothing"
+        broker.take_report(report("EngineForceStop"), 46.0)
+        assert not life_of(broker, 46.0).empty, "it is ended for another reason"
+
+    asyncio.run(story())
+
+
+def test_since_when_a_vm_is_given_up_is_in_the_report() -> None:
+    decision = blind()
+    assert decision.state.engine.given_up_since_s == NOW_S
+    assert report_of(decision).given_up_since_s == NOW_S
+
+
+@pytest.mark.parametrize(
+    ("now", "is_kept"),
+    [
+        ({}, True),
+        ({"engine": EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "libvirt hangs")}, True),
+        ({"engine": UP}, False),
+        ({"engine": DOWN}, False),
+        ({"lost_s": None}, False),
+    ],
+)
+def test_it_is_remembered_until_the_vm_is_gone_or_well_or_the_storage_is_back(
+    now: dict[str, Any], is_kept: bool
+) -> None:
+    since_s = NOW_S - 7.0
+    decision = blind(remembered={"given_up_since_s": since_s}, **now)
+    assert decision.state.engine.given_up_since_s == (since_s if is_kept else None)
 
 
 def test_a_storage_that_never_gave_anything_is_lost_since_it_was_first_asked(
