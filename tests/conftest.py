@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A shell that starts the tests in the background lets them ignore the interrupt, and a program
@@ -23,3 +25,14 @@ settings.register_profile(
 )
 settings.register_profile("random", print_blob=True)
 settings.load_profile("same")
+
+# Python looks for cycles after each 700 new objects, and now and then at all that the modules and
+# thousands of tests are made of: a fifth of the processor's time. A test that needs the look asks
+# for it (gc.collect).
+gc.set_threshold(50_000, 10, 10)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is there now stays until the end: it need not be looked at again."""
+    gc.collect()
+    gc.freeze()
