@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 def host_named(status: Status, name: str, option: str) -> HostStatus:
-    """A host by its id or its name; CommandError names the option that has it."""
+    """A host by its id or its name; CommandError, which names `option`, where there is none."""
     found = [host for host in status.hosts.values() if name in (str(host.host_id), host.hostname)]
     if len(found) == 1:
         return found[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a member hands to the newcomer, and the words of the talk with it. Pure.
+"""The files that a member hands to a newcomer, and the messages between the two. Pure.
 
 The newcomer sends one line of JSON over TLS, an Asked; the member answers with one, an Answer, and
 closes.
@@ -14,7 +14,8 @@ from msgspec import Meta
 
 #: What a member reads of a newcomer, and the other way round.
 ASKED_BYTES_MAX, ANSWER_BYTES_MAX = 1024, 8 * 1024 * 1024
-#: How long an invitation holds; then the process says for a while that it is over.
+#: How long an invitation is valid; after that its process still answers, for a while, that it has
+#: ended.
 HOLDS_S, SAYS_S = 600.0, 300.0
 #: The first port, and how many are tried, one for each invitation that is open.
 FIRST_PORT, PORTS = 8767, 8

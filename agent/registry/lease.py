@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The lease `registry`: whoever changes the registry holds it meanwhile, on any host.
+"""The lease `registry`: a command holds it while it changes the registry, on whichever host.
 
-Two commands that chose a number for a new VM at the same moment would choose the same one. sanlock
-lets one of them have the lease; it ends with the process, however that ends.
+Without it, two commands that choose a number for a new VM at the same moment would choose the same
+one. sanlock gives the lease to one of them; it ends with the process, however the process ends.
 """
 
 from __future__ import annotations

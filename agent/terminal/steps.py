@@ -16,9 +16,9 @@ from agent.terminal.progress import progress
 class Step:
     """One thing that the set-up has to make true.
 
-    `look`: why nothing is to be done, None: it is to be done; changes nothing; raises CommandError
-    where it must not be done. `act`: does it and returns what it did; it may be repeated after an
-    interrupted attempt. `plan`: what `act` is about to do.
+    `look`: checks and changes nothing: why the step is done already (None: it is due); CommandError
+    where it must not be done. `act`: carries the step out and returns what it did; it may be
+    repeated after an interrupted attempt. `plan`: what `act` is about to do.
     """
 
     name: str

@@ -26,7 +26,7 @@ TEMPLATE_BYTES_MAX = 65_536
 #: Time to fill in both templates of a message, the import of Jinja2 included.
 FILL_S = 5.0
 _PROBLEM_CHARS_MAX = 200
-#: A digest lists at most so many notices.
+#: The most notices that a digest lists.
 _LISTED_MAX = 50
 
 

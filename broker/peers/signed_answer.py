@@ -60,7 +60,7 @@ def answer_bytes(key: ClusterKey, made: Any, text: bytes) -> bytes:
 def answer_in(
     key: ClusterKey, raw: bytes, kind: type[_Answer], text_of: Callable[[_Answer], bytes]
 ) -> _Answer:
-    """What came as an answer; BadAnswer where it is none by who has the key."""
+    """The answer in these bytes; BadAnswer where they are no answer of a holder of the key."""
     try:
         found = decoded(raw, kind)
     except msgspec.MsgspecError:
