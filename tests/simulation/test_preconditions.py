@@ -13,7 +13,18 @@ from scoring.hosts.state import Takeover
 from scoring.observation import LeaseAnswer
 from scoring.rules import Rules
 from tests.simulation.laws import Broken
-from tests.simulation.preconditions import CASES, FREE, OFF, WITHOUT_STORY, Case, take_away, told
+from tests.simulation.preconditions import (
+    ASKED,
+    CASES,
+    FREE,
+    OFF,
+    WITHOUT_STORY,
+    Case,
+    take_away,
+    told,
+)
+
+ALL = (*CASES, *ASKED)
 
 
 @pytest.fixture(autouse=True)
@@ -25,12 +36,12 @@ def _not_for_other_mutants() -> None:
         pytest.skip("a mutant of something else")
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: f"{case}{'-asked' * (case in ASKED)}")
 def test_the_story_holds(case: Case) -> None:
     told(case).play()
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: f"{case}{'-asked' * (case in ASKED)}")
 def test_without_the_precondition_its_law_is_broken(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:

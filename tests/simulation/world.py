@@ -558,9 +558,10 @@ class World:
         self.laws.began(host, act, vm)
 
     def claims_of(self, host: Host) -> frozenset[tuple[int, int]]:
-        """The VMs and their targets that a host's slot on the storage claims."""
+        """The VMs and their targets that a host's slot claims, on the storage that it writes to."""
         try:
-            report = decode_slot(host.host_id, self.board.slots.get(host.host_id, EMPTY_SLOT))
+            slots = host.whiteboard.slots
+            report = decode_slot(host.host_id, slots.get(host.host_id, EMPTY_SLOT))
         except BadSlot:
             return frozenset()
         if report is None or not report.extra_trusted:
