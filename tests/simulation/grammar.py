@@ -35,6 +35,7 @@ FORMS: dict[str, tuple[str, ...]] = {
         "vm NAME boot S",
         "vm NAME disk own",
         "vm NAME starts yes|no|hangs [HOST]",
+        "vm NAME killable yes|no [HOST]",
     ),
     "registry": ("registry damaged|old|fine HOST [NAME…]",),
     "start": ("start NAME",),
