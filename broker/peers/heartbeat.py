@@ -52,7 +52,8 @@ _Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Heartbeat(Struct, frozen=True, omit_defaults=True):
-    """An answer. `timestamp`: of the host's last slot; `vm`: the VM's status on that host.
+    """An answer. `timestamp`: of the host's last slot; `vm`: the engine's
+    status on that host; up where any other protected VM is up there.
 
     `cluster`, `whiteboard`, `leases`: the ids that its configuration names. `written`: the
     timestamp of its last slot that the storage acknowledged, 0: none since its broker was started.

@@ -12,6 +12,7 @@ from broker.peers.table import Table
 from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
 from broker.whiteboard.lost import lost_since_s
+from scoring.vm_facts import VmStatus
 
 
 class SignOfLife:
@@ -47,6 +48,13 @@ class SignOfLife:
             return None
         return answer_bytes(key, question, self._made(question.nonce, now_s))
 
+    def _vm(self, now_s: float) -> VmStatus:
+        """The engine's status, and UP where any other protected VM is up here."""
+        others = (vm.report.vm for vm in self._this_host.vms.here(now_s))
+        if any(each is VmStatus.UP for each in others):
+            return VmStatus.UP
+        return self._this_host.vm.status(now_s)[0].vm
+
     def _made(self, nonce: str, now_s: float) -> Heartbeat:
         table, host_id = self._table, self._in_force.host_id
         ids, renewal = table.same_storage.ids, table.lockspace.renewals.table.get(host_id)
@@ -55,7 +63,7 @@ class SignOfLife:
             host_id,
             self._this_host.boot_id,
             self._own_slot.timestamp,
-            self._this_host.vm.status(now_s)[0].vm,
+            self._vm(now_s),
             nonce,
             cluster=ids.cluster,
             whiteboard=ids.whiteboard,
