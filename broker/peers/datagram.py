@@ -60,7 +60,7 @@ class Question(Struct, frozen=True):
 
 
 class _Answer(Struct, frozen=True, omit_defaults=True):
-    """The fields of a Heartbeat, but `vms`: the status of each VM on that host, by its number."""
+    """The fields of a Heartbeat, but `vms`: the status of the engine there, by its number."""
 
     host_id: HostId
     asker: HostId
@@ -78,6 +78,7 @@ class _Answer(Struct, frozen=True, omit_defaults=True):
     lost_ms: Counter | None = None
     empty: bool = False
     global_maintenance: bool | None = None
+    others_up: bool = False
 
 
 class BadDatagram(PeerError):
@@ -112,6 +113,7 @@ def answer_bytes(key: ClusterKey, question: Question, life: Heartbeat) -> bytes:
         lost_ms=life.lost_ms,
         empty=life.empty,
         global_maintenance=life.global_maintenance,
+        others_up=life.others_up,
     )
     return _datagram(key, _ANSWER, answer)
 
@@ -162,6 +164,7 @@ def heard_in(key: ClusterKey, raw: bytes, question: Question) -> Heartbeat | Fau
         lost_ms=answer.lost_ms,
         empty=answer.empty,
         global_maintenance=answer.global_maintenance,
+        others_up=answer.others_up,
     )
 
 

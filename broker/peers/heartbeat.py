@@ -52,8 +52,8 @@ _Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Heartbeat(Struct, frozen=True, omit_defaults=True):
-    """An answer. `timestamp`: of the host's last slot; `vm`: the engine's
-    status on that host; up where any other protected VM is up there.
+    """An answer. `timestamp`: of the host's last slot; `vm`: the engine's status on that host;
+    `others_up`: whether another protected VM is up there.
 
     `cluster`, `whiteboard`, `leases`: the ids that its configuration names. `written`: the
     timestamp of its last slot that the storage acknowledged, 0: none since its broker was started.
@@ -62,7 +62,7 @@ class Heartbeat(Struct, frozen=True, omit_defaults=True):
     milliseconds; None: not said. `lost_ms`: for so long nothing that it read or wrote on the
     whiteboard has come back, in milliseconds; None: something does, or not said. `empty`: no
     process of a protected VM is left on it. `global_maintenance`: as it has read it; None: it has
-    not, or does not say. The last four are not said over HTTP, where no MAC covers them.
+    not, or does not say. The last five are not said over HTTP, where no MAC covers them.
     """
 
     host_id: int
@@ -82,6 +82,7 @@ class Heartbeat(Struct, frozen=True, omit_defaults=True):
     lost_ms: Counter | None = None
     empty: bool = False
     global_maintenance: bool | None = None
+    others_up: bool = False
 
 
 class Fault(StrEnum):
@@ -115,17 +116,11 @@ def is_nonce(text: str) -> bool:
 
 def signed(key: ClusterKey, heartbeat: Heartbeat) -> bytes:
     """The answer as bytes."""
-    replace, text = msgspec.structs.replace, _text(heartbeat)
-    heartbeat = replace(
-        heartbeat,
-        written_ago_ms=None,
-        lost_ms=None,
-        empty=False,
-        global_maintenance=None,
-        mac=key.sign(_signed_text(_VERSION, text)),
-    )
+    text = _text(heartbeat)
+    mac = key.sign(_signed_text(_VERSION, text))
+    heartbeat = msgspec.structs.replace(_without_unproven(heartbeat), mac=mac)
     proof = key.sign(_signed_text(_PROOF_VERSION, (*text, *_more(heartbeat))))
-    return msgspec.json.encode(replace(heartbeat, proof=proof))
+    return msgspec.json.encode(msgspec.structs.replace(heartbeat, proof=proof))
 
 
 def heard(key: ClusterKey, raw: bytes, host_id: int, nonce: str) -> Heartbeat | Fault:
@@ -154,7 +149,19 @@ def heard(key: ClusterKey, raw: bytes, host_id: int, nonce: str) -> Heartbeat | 
         return Fault.REPLAYED
     if heartbeat.written > heartbeat.timestamp:
         return Fault.IMPOSSIBLE
-    return msgspec.structs.replace(heartbeat, written_ago_ms=None)
+    return _without_unproven(heartbeat)
+
+
+def _without_unproven(heartbeat: Heartbeat) -> Heartbeat:
+    """Without the fields that no MAC covers over HTTP: whoever carries the answer can add them."""
+    return msgspec.structs.replace(
+        heartbeat,
+        written_ago_ms=None,
+        lost_ms=None,
+        empty=False,
+        global_maintenance=None,
+        others_up=False,
+    )
 
 
 def _text(heartbeat: Heartbeat) -> tuple[str, ...]:

@@ -112,5 +112,5 @@ def _answer(said: Heartbeat, heard_s: float) -> Answer:
         written=said.written or None,
         renewal=(said.generation, said.renewed) if said.renewed else None,
         ids=Ids(said.cluster, said.whiteboard, said.leases),
-        vm_up=said.vm is VmStatus.UP,
+        vm_up=said.vm is VmStatus.UP or said.others_up,
     )

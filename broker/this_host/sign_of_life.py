@@ -48,13 +48,6 @@ class SignOfLife:
             return None
         return answer_bytes(key, question, self._made(question.nonce, now_s))
 
-    def _vm(self, now_s: float) -> VmStatus:
-        """The engine's status, and UP where any other protected VM is up here."""
-        others = (vm.report.vm for vm in self._this_host.vms.here(now_s))
-        if any(each is VmStatus.UP for each in others):
-            return VmStatus.UP
-        return self._this_host.vm.status(now_s)[0].vm
-
     def _made(self, nonce: str, now_s: float) -> Heartbeat:
         table, host_id = self._table, self._in_force.host_id
         ids, renewal = table.same_storage.ids, table.lockspace.renewals.table.get(host_id)
@@ -63,7 +56,7 @@ class SignOfLife:
             host_id,
             self._this_host.boot_id,
             self._own_slot.timestamp,
-            self._vm(now_s),
+            self._this_host.vm.status(now_s)[0].vm,
             nonce,
             cluster=ids.cluster,
             whiteboard=ids.whiteboard,
@@ -75,4 +68,5 @@ class SignOfLife:
             lost_ms=None if lost_s is None else max(0, int((now_s - lost_s) * 1000.0)),
             empty=lost_s is not None and self._this_host.is_empty(now_s),
             global_maintenance=table.board.global_maintenance if lost_s is None else None,
+            others_up=any(vm.report.vm is VmStatus.UP for vm in self._this_host.vms.here(now_s)),
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
+from msgspec import json, structs
 
 from agent.report import report_of
 from broker.config.cluster_key import ClusterKey
@@ -228,10 +228,14 @@ def test_what_an_answer_says(said: dict[str, Any], word: StorageWord | None) -> 
 def test_over_http_nothing_is_said_of_it() -> None:
     """There no MAC covers it."""
     key = ClusterKey(b"k" * 32)
-    full = structs.replace(LIFE, lost_ms=9000, empty=True, global_maintenance=False)
-    found = heard(key, signed(key, full), 2, "0" * 32)
-    assert isinstance(found, Heartbeat)
-    assert (found.lost_ms, found.empty, found.global_maintenance) == (None, False, None)
+    more = {"lost_ms": 9000, "empty": True, "global_maintenance": False, "others_up": True}
+    by_itself = signed(key, structs.replace(LIFE, **more))
+    added = json.encode({**json.decode(by_itself), **more, "written_ago_ms": 5})
+    for raw in (by_itself, added):
+        found = heard(key, raw, 2, "0" * 32)
+        assert isinstance(found, Heartbeat)
+        assert (found.lost_ms, found.empty, found.global_maintenance) == (None, False, None)
+        assert (found.written_ago_ms, found.others_up) == (None, False)
 
 
 def test_the_agent_learns_it_where_somebody_has_lost_the_storage(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from broker.broker import Broker
+from broker.peers.same_storage import _answer
 from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.slot import decode_slot
 from broker.wire.exchange import Report, View, VmReportOnWire
@@ -240,5 +241,22 @@ def test_vms_that_have_no_room_in_the_slot_are_a_trouble_and_are_not_taken_for_d
         assert peer.speaks == 1
         assert 0 < len(peer.vms) < 127
         assert all(at(peer, n).report.vm is not VmStatus.DOWN for n in numbers)
+
+    asyncio.run(run())
+
+
+def test_it_says_over_the_network_that_another_vm_than_the_engine_is_up(tmp_path: Path) -> None:
+    """Where the storages differ the others start nothing then; the engine's place is as it was."""
+
+    async def run() -> None:
+        broker, vms = broker_of(tmp_path, MemoryVolume(), 1, VmHere(UP, 9.5, number=2))
+        broker.take_report(saying(), 9.0)
+        await broker.beat(10.0)
+        life = broker.sign_of_life._made("0" * 32, 10.0)
+        assert life.others_up and life.vm is not VmStatus.UP
+        assert _answer(life, 10.0).vm_up
+        vms.find(VmHere(DOWN, 9.6, number=2))
+        life = broker.sign_of_life._made("0" * 32, 10.0)
+        assert not life.others_up and not _answer(life, 10.0).vm_up
 
     asyncio.run(run())
