@@ -52,7 +52,7 @@ def switched_off(entry: FenceLogEntry) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(entry.at))
     by = f"{entry.by_name} (id {entry.by})"
     if entry.ordered:
-        return f"{by} switched this host off at {when}: it hung while the VM was its own"
+        return f"{by} switched this host off at {when}, so that its VM could run elsewhere"
     return f"{by} found this host without power at {when} and freed its host id"
 
 
