@@ -278,14 +278,18 @@ def run(argv: Sequence[str], deadline_s: float, leave: bool = False) -> str:
     is a process group of its own, killed as a whole then; `leave`: it goes on, for its end would
     not be the end of what it has begun."""
     program = installed(argv[0])
-    process = subprocess.Popen(  # noqa: S603  (a program named by root's own configuration)
-        [program, *argv[1:]],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PATH": _search(), "LC_ALL": "C"},
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(  # noqa: S603  (a program named by root's own configuration)
+            [program, *argv[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PATH": _search(), "LC_ALL": "C"},
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        # It is no program (a script without its first line), or its words hold a zero byte.
+        raise StorageFenceError(f"{program} cannot be run: {error}") from None
     try:
         out, err = process.communicate(timeout=max(0.0, deadline_s - time.monotonic()))
     except subprocess.TimeoutExpired:

@@ -123,7 +123,10 @@ class SanlockLockspace:
         """Look at the id once; join where it is not joined."""
         where = (self._name.encode(), self._host_id, self._path)
         deadline_s = host_dead_s(self._io_timeout) + JOIN_EXTRA_S
+        mark = self._rejoin.mark
         try:
+            # Asked for before it says that the id is in: one that was started in between has none.
+            had_it = mark.process if self.joined else await self._process()
             is_ours = await self._worker.call("inq_lockspace", 5.0, sanlock.inq_lockspace, *where)
             if self.stay_out:
                 await self._leave(is_ours)
@@ -131,11 +134,11 @@ class SanlockLockspace:
             if is_ours:
                 if not self.joined:
                     log.info("host id %d is joined in lockspace %s", self._host_id, self._name)
-                    self._rejoin.mark.set(await self._process())
+                    mark.set(had_it)
                 self.joined, self.problem = True, ""
                 return
             if is_ours is None:
-                self._rejoin.mark.set(await self._process())
+                mark.set(had_it)
                 self.joined, self.problem = False, "joining"
                 return
             if self.hold or self.no_join:
@@ -152,8 +155,8 @@ class SanlockLockspace:
                 self.problem = why
                 return
             log.info("joining lockspace %s with host id %d", self._name, self._host_id)
-            self._is_first = not self._rejoin.mark.is_set
-            self._rejoin.mark.set(process)
+            self._is_first = not mark.is_set
+            mark.set(process)
             await self._worker.call("add_lockspace", deadline_s, self._add)
             self.joined, self.problem = True, ""
             log.info("joined lockspace %s with host id %d", self._name, self._host_id)

@@ -81,7 +81,8 @@ class Evidence:
     none was). `touched_by`: the live hosts that the owner's kernel, or the engine there, answers.
     `network_good_s`: when this host's own network was last seen to work (None: it was not). `word`:
     the owner says that it has lost the storage and that no VM is left on it (None: it does not; see
-    scoring/hosts/storage_lost.py). The other fields are those of Observation.
+    scoring/hosts/storage_lost.py). `others_reached`: the VMs there, but the one that it asks for,
+    that a host has reached lately. The other fields are those of Observation.
     """
 
     lease: LeaseAnswer
@@ -99,6 +100,7 @@ class Evidence:
     network_good_s: float | None = None
     word: StorageWord | None = None
     spec: VmSpec | None = None
+    others_reached: tuple[int, ...] = ()
 
     @property
     def ask_in_words(self) -> str:
@@ -334,7 +336,9 @@ def _may_power_off_as_asked(
     all but those of its silence."""
     vms = {} if evidence.peer is None else evidence.peer.vms
     health = vms[ask.vm].report.health if ask.vm in vms else Health.UNKNOWN
-    well = [n for n, its in sorted(vms.items()) if n != ask.vm and is_well(its.report)]
+    reached = evidence.others_reached
+    others = ((n, its.report) for n, its in sorted(vms.items()) if n != ask.vm)
+    well = [number for number, report in others if is_well(report) or number in reached]
     is_asked = fence_ask.is_asked(ask, rules, evidence.spec)
     return (
         *_always_required(takeover, evidence, rules),

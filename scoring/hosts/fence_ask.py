@@ -23,7 +23,7 @@ Rules of this file:
    switching off must hold (`evidence.may_power_off`).
 6. A VM that is well is never stopped for this: while any other protected VM on that host, also the
    engine, is up and not known to be sick, nobody switches the host off. Its agent first moves such
-   VMs away, live.
+   VMs away, live. Rule 2 holds for these VMs as well.
 7. The request is valid only while it is published by a live host. When it is withdrawn, an order
    that is under way is withdrawn as well (`last_look`). A host that falls silent is treated as any
    silent host.
@@ -36,7 +36,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import FenceAsk, PeerReport
 from scoring.rules import Rules
-from scoring.vm_facts import ENGINE, OutsideView, VmSpec
+from scoring.vm_facts import ENGINE, OutsideView, VmSpec, VmStatus
 
 
 def asking(
@@ -85,6 +85,17 @@ def reached_by(turn: HostTurn, owner: int, stay: int, vm: int = ENGINE) -> tuple
     """The hosts that have reached the VM on `owner` lately, as its users do (rule 2)."""
     oldest_s = turn.now_s - turn.rules.timing.isolation_after
     return tuple(who for who, good_s in _last_answers(turn, owner, stay, vm) if good_s > oldest_s)
+
+
+def others_reached(turn: HostTurn, owner: PeerReport, but: int) -> tuple[int, ...]:
+    """The VMs other than `but` that are up on `owner` and that a host has reached lately."""
+    return tuple(
+        number
+        for number, its in sorted(owner.vms.items())
+        if number != but
+        and its.report.vm is VmStatus.UP
+        and reached_by(turn, owner.host_id, its.last_ran, number)
+    )
 
 
 def reached_s(turn: HostTurn, owner: int, stay: int) -> float | None:

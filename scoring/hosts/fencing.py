@@ -10,7 +10,9 @@ Rules of this file:
 
 1. One host is pursued at a time. It stays the same one as long as a VM waits for it. If its
    readings prove nothing, or it seems to live, the next host that a VM waits for has its turn.
-   What was ordered for the first host is remembered until its next turn.
+   What was ordered for the first host is remembered until its next turn. A host without a fence
+   device never has a turn while another one is waited for: nothing can be proven of it. A host
+   that may be switched off by this host's next step is not left before that.
 2. A takeover is remembered only while a VM waits for it. When no VM waits any more, an order or a
    freeing that is under way is withdrawn, and its outcome is waited for: no device is asked twice
    at once.
@@ -24,7 +26,7 @@ from dataclasses import replace
 from scoring.decision import Code, DropFenceLease
 from scoring.hosts import dead_fencer, takeover
 from scoring.hosts.evidence import FREE_BEATS, Evidence, renews
-from scoring.hosts.fence_ask import reached_by, reached_s, spec_of
+from scoring.hosts.fence_ask import others_reached, reached_by, reached_s, spec_of
 from scoring.hosts.state import HostState, Takeover
 from scoring.hosts.storage_lost import gives_up
 from scoring.hosts.turn import HostTurn, name_of
@@ -153,6 +155,8 @@ def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:
 
 def _chosen(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> LeaseAnswer:
     """The lease whose owner is pursued now (rule 1)."""
+    devices = turn.observation.fence_devices
+    waits = [each for each in waits if each.owner in devices] or waits
     may_be_dead = [each for each in waits if not _seems_to_live(turn, each)]
     step = turn.state.takeover
     same = [each for each in waits if step is not None and each.owner == step.host_id]
@@ -161,6 +165,9 @@ def _chosen(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> LeaseAnswer:
     others = {each.owner: each for each in may_be_dead if each.owner != step.host_id}
     gets_nowhere = step.not_off >= FRUITLESS or same[0] not in may_be_dead
     if not others or not gets_nowhere or _is_under_way(turn, step):
+        return same[0]
+    evidence = evidence_of(turn, step.host_id, same[0])
+    if takeover.is_ripe(takeover.with_lease(step, same[0]), evidence, turn.now_s, turn.rules):
         return same[0]
     # In turn, by host id.
     return others[min(others, key=lambda host: ((host or 0) <= step.host_id, host))]
@@ -278,6 +285,7 @@ def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
         network_good_s=_network_good_s(turn, host),
         word=gives_up(peer, turn.now_s, turn.rules),
         spec=spec_of(ask, observation.specs),
+        others_reached=() if ask is None or peer is None else others_reached(turn, peer, vm),
     )
 
 

@@ -173,7 +173,7 @@ def step(
     if evidence.ask is not None:
         text = f"host {host} asks to be switched off: {evidence.ask_in_words}"
         reasons.insert(0, Reason(Code.OWNER_ASKS, text))
-    wants_fence = bool(takeover.offs) or _is_ripe(takeover, evidence, now_s, rules)
+    wants_fence = bool(takeover.offs) or is_ripe(takeover, evidence, now_s, rules)
     if wants_fence and not evidence.fence_lease_held and not takeover.taking_fence:
         actions.append(TakeFenceLease())
         takeover = replace(takeover, taking_fence=True)
@@ -282,7 +282,7 @@ def _pauses(takeover: Takeover, now_s: float, timing: Timing) -> bool:
     return now_s < takeover.next_order_s and not may_take_effect(takeover, now_s, timing)
 
 
-def _is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules) -> bool:
+def is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules) -> bool:
     """Whether only this host's own steps are missing before the host can be switched off."""
     if _pauses(takeover, now_s, rules.timing):
         return False

@@ -7,7 +7,8 @@ whether this host asks; what the other hosts do then, and the rules, are in
 scoring/hosts/fence_ask.py.
 
 While another protected VM, also the engine, is well on this host, it does not ask: that VM is first
-moved away, live.
+moved away, live. So is one that is sick by its own check, where that proves nothing: outsiders
+reach the VM, or the check has never passed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scoring.decision import Code
 from scoring.hosts.fence_ask import reached_by
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
-from scoring.vm_facts import ENGINE, Health, VmStatus, Want, is_well
+from scoring.vm_facts import DETAIL_PAUSED, ENGINE, Health, VmHere, VmStatus, Want, is_well
 
 #: The pause before ending the VM's process is tried again.
 STOP_RETRY_S = 15.0
@@ -86,8 +87,17 @@ def _well_here(turn: VmTurn) -> list[str]:
     return [
         _called(turn, vm.number)
         for vm in turn.observation.local.vms
-        if vm.number != turn.number and is_well(vm.report)
+        if vm.number != turn.number and (is_well(vm.report) or _may_be_well(turn, vm))
     ]
+
+
+def _may_be_well(turn: VmTurn, vm: VmHere) -> bool:
+    """Whether a VM that is sick by its own check may be well in spite of it (rules 2 and 3 of
+    scoring/vm/health.py): then it is not stopped for that."""
+    if vm.report.vm is not VmStatus.UP or vm.report.detail == DETAIL_PAUSED:
+        return False
+    own_id = turn.observation.local.host_id
+    return not vm.healthy_before or bool(reached_by(turn.host, own_id, vm.last_ran, vm.number))
 
 
 def _called(turn: VmTurn, number: int) -> str:

@@ -102,6 +102,8 @@ class Hosts:
         self.starts: list[tuple[float, int, int]] = []
         self.moves: list[tuple[float, int, int, int]] = []
         self.sick: set[int] = set()
+        #: Sick VMs whose health check has never passed.
+        self.never_healthy: set[int] = set()
         #: VMs whose process nothing ends.
         self.unkillable: set[int] = set()
         self.slow = False
@@ -222,6 +224,8 @@ class Hosts:
                 self._report(host, vm),
                 self.now_s,
                 vm in host.vms,
+                last_ran=host.state.vms[vm].last_ran if vm in host.state.vms else 0,
+                healthy_before=vm not in self.never_healthy,
                 uplink_up=host.uplinks.get(vm),
                 number=vm,
                 domain=DomainHere(leftover=Leftover.CRASHED if vm in self.leftovers else None),

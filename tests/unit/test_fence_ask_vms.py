@@ -15,11 +15,14 @@ from broker.whiteboard.lines import fence_ask_line, fence_ask_of
 from broker.wire.exchange import Report
 from scoring.decision import AskPower, Code, PowerOffHost
 from scoring.hosts.evidence import Precondition, may_power_off
-from scoring.hosts.fence_ask import in_words, is_asked
-from scoring.hosts.state import Takeover
+from scoring.hosts.fence_ask import in_words, is_asked, others_reached
+from scoring.hosts.fencing import evidence_of
+from scoring.hosts.look import look
+from scoring.hosts.state import HostState, Takeover
 from scoring.observation import FenceAsk, Power, PowerAnswer
 from scoring.vm.state import StateName
 from scoring.vm_facts import (
+    DETAIL_PAUSED,
     ENGINE,
     EngineStatus,
     OutsideView,
@@ -30,7 +33,20 @@ from scoring.vm_facts import (
     Want,
 )
 from tests.fakes.hosts import Hosts, in_state
-from tests.unit.builders import DOWN, NOW_S, RULES, SICK, TIMING, UNKNOWN, UP, evidence
+from tests.unit.builders import (
+    DOWN,
+    NOW_S,
+    RULES,
+    SICK,
+    TIMING,
+    UNKNOWN,
+    UP,
+    evidence,
+    lease_of,
+    observe,
+    peer,
+    seen,
+)
 
 DB, WEB, OWNER = 2, 3, 2
 ROOM = {1: 16384, 2: 16384, 3: 16384}
@@ -196,6 +212,67 @@ def test_one_that_others_reach_is_left_alone() -> None:
         hosts.hosts[3].slot = replace(slot, reached={DB: view})
         hosts.run(1)
     assert in_state(hosts, 2, DB) is StateName.ENGINE_UP_BAD_HEALTH
+
+
+def reach(hosts: Hosts, number: int, seconds: int) -> None:
+    """Host 3 reaches that VM on host 2, beat after beat."""
+    for _ in range(seconds):
+        slot, ran = hosts.hosts[3].slot, hosts.hosts[2].state.vms[number].last_ran
+        assert slot is not None
+        view = OutsideView(2, ran, good_s=hosts.now_s)
+        hosts.hosts[3].slot = replace(slot, reached={number: view})
+        hosts.run(1)
+
+
+def test_what_others_reach_is_not_switched_off_for_the_one_beside_it() -> None:
+    """A VM that is sick by its own host's check alone: its users have it still."""
+    hosts = stuck(vm(WEB, only=(2,)), on={ENGINE: 1, DB: 2, WEB: 2})
+    hosts.sick.add(WEB)
+    reach(hosts, WEB, ASKS_S + 30)
+    assert in_state(hosts, 2, WEB) is StateName.ENGINE_UP_BAD_HEALTH
+    assert asks(hosts, 2) is None and power_asked(hosts) == set()
+    assert Code.FENCE_HELD_BACK in said(hosts, 2)
+
+
+def test_those_that_are_asked_see_what_is_reached_there() -> None:
+    ask = FenceAsk(unstopped_s=75.0, vm=DB)
+    both = {DB: SICK, WEB: SICK}
+    assert holds(ask, both, others_reached=(WEB,)) == {"no-other-vm-is-well-there"}
+    sick = {n: PeerVm(SICK, last_ran=4) for n in (DB, WEB)}
+    there = peer(OWNER, fence_ask=ask, vms={ENGINE: PeerVm(DOWN), **sick})
+    view = OutsideView(OWNER, 4, good_s=NOW_S - 1)
+
+    def reached(**changed: object) -> tuple[int, ...]:
+        seen_by = peer(3, reached={WEB: replace(view, **changed)})  # type: ignore[arg-type]
+        host = look(
+            HostState(seen(live=(there, seen_by))), RULES, observe(peers=(there, seen_by)), NOW_S
+        )
+        return evidence_of(host, OWNER, lease_of(OWNER)).others_reached
+
+    assert reached() == (WEB,)
+    assert reached(stay=3) == () == reached(good_s=None)
+    by = peer(3, reached={WEB: view})
+    host = look(HostState(seen(live=(there, by))), RULES, observe(peers=(there, by)), NOW_S)
+    assert others_reached(host, there, DB) == (WEB,)
+    gone = replace(there, vms={**there.vms, WEB: PeerVm(DOWN, last_ran=4)})
+    assert others_reached(host, gone, DB) == ()
+
+
+def test_a_check_that_never_passed_is_no_reason_to_switch_its_vm_off() -> None:
+    hosts = stuck(vm(WEB, only=(2,)), on={ENGINE: 1, DB: 2, WEB: 2})
+    hosts.sick.add(WEB)
+    hosts.never_healthy.add(WEB)
+    hosts.run(ASKS_S + 30)
+    assert asks(hosts, 2) is None and Code.FENCE_HELD_BACK in said(hosts, 2)
+    sick = SickVm()
+    sick.look_at_vms((here(DB, SICK), here(WEB, SICK, healthy_before=False)), 10.0)
+    assert sick.ask(report(), 70.0, 100.0) is None
+    paused = replace(SICK, detail=DETAIL_PAUSED)
+    sick.look_at_vms((here(DB, SICK), here(WEB, paused, healthy_before=False)), 20.0)
+    assert sick.ask(report(), 70.0, 100.0) is not None
+    sick.look_at_vms((here(DB, SICK), here(WEB, SICK, healthy_before=False)), 30.0)
+    sick.look_at_vms((here(DB, SICK),), 40.0)
+    assert sick.ask(report(), 70.0, 100.0) is not None
 
 
 # --- the words ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scoring.decide import decide
-from scoring.decision import AskPower, Code
+from scoring.decision import AskPower, Code, PowerOffHost
 from scoring.hosts import fencing
 from scoring.hosts.state import HostState, Seen, Takeover
 from scoring.hosts.turn import HostTurn
@@ -162,3 +162,60 @@ def test_a_takeover_that_nobody_waits_for_is_not_kept() -> None:
     found = HostTurn(RULES, state, observe(local(), peers=SILENT), NOW_S)
     fencing.forget(found)
     assert found.state.aside == {}
+
+
+# --- who cannot be pursued, and who is about to be switched off --------------------------------
+
+
+def test_a_host_without_a_device_takes_no_turn_of_one_that_has_a_device() -> None:
+    """It can never be proven dead: its turn would end what was remembered of the other one, and
+    where it is waited for first, the other one would have none."""
+
+    def state(takeover: Takeover | None, *waits: int) -> HostState:
+        observation = observe(local(), peers=SILENT, fence_devices=frozenset({2}))
+        found = HostTurn(RULES, HostState(seen(silent=SILENT), takeover), observation, NOW_S)
+        fencing.pursue(found, [lease_of(n) for n in waits])
+        fencing.forget(found)
+        return found.state
+
+    first = state(None, 3, 2).takeover
+    assert first is not None and first.host_id == 2 and first.asking_power
+    refused = replace(FRUITLESS, tries=3, attempts=3, next_order_s=NOW_S + 9, problem="503")
+    later = state(refused, 2, 3).takeover
+    assert later is not None and (later.host_id, later.tries) == (2, 3)
+    assert state(None, 3).takeover is None
+
+
+def test_a_host_that_is_about_to_be_switched_off_is_not_left_for_the_next_one() -> None:
+    """The fence lease came while the device was read: the order rests on the reading after that.
+    Left then, it would begin anew at each of its turns, and never come to the order."""
+    long_s = NOW_S - 90
+    told: dict[str, Any] = {
+        "renewal_s": long_s,
+        "heartbeat_s": long_s,
+        "unanswered_since_s": long_s,
+    }
+    silent = tuple(peer(n, renewal_timestamp=77, **told) for n in (2, 3))
+    since = {n: Seen(500, NOW_S - 90, changed=True) for n in (2, 3)}
+
+    def host(**changed: Any) -> int:
+        ripe = replace(
+            FRUITLESS, renewal=(5, 77), renewal_since_s=NOW_S - 90, fence_since_s=NOW_S - 2
+        )
+        state = HostState(since, replace(ripe, **changed))
+        observation = observe(
+            local(),
+            peers=silent,
+            fence_devices=frozenset({2, 3}),
+            fence_lease_held=True,
+            fence_log=(),
+        )
+        found = HostTurn(RULES, state, observation, NOW_S)
+        fencing.pursue(found, [lease_of(2), lease_of(3)])
+        assert found.state.takeover is not None
+        if found.state.takeover.host_id == 2:
+            assert any(isinstance(action, PowerOffHost) for action in found.actions)
+        return found.state.takeover.host_id
+
+    assert host() == 2
+    assert host(next_order_s=NOW_S + 9, tries=1) == 3

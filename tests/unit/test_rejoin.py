@@ -334,6 +334,26 @@ def test_who_is_found_in_the_lockspace_is_marked(
     assert JoinedMark(tmp_path, "boot").is_set
 
 
+@pytest.mark.parametrize("says", [True, None])
+def test_one_that_took_the_place_of_the_one_that_had_the_id_is_not_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: bool | None
+) -> None:
+    """The one that said that the id is in died right after it: what it left behind is waited for."""
+    leases, fake = volume(tmp_path / "leases", OURS, 900), Joins(monkeypatch)
+    runs = [FIRST]
+
+    def answer(*_: Any) -> bool | None:
+        runs.append(SECOND)
+        return says
+
+    monkeypatch.setattr(sanlock, "inq_lockspace", answer)
+    monkeypatch.setattr("broker.lockspace.sanlock.sanlock_process", lambda: runs[-1])
+    look(leases, JoinedMark(tmp_path, "boot"))
+    assert JoinedMark(tmp_path, "boot").process == FIRST
+    monkeypatch.setattr(sanlock, "inq_lockspace", lambda *_: False)
+    assert not look(leases, JoinedMark(tmp_path, "boot")).joined and fake.asked == 0
+
+
 @pytest.mark.parametrize(
     ("fails", "marked"), [(-5, False), (-262, False), (errno.EPIPE, True), (errno.ECONNRESET, True)]
 )

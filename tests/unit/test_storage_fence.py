@@ -280,6 +280,15 @@ def test_what_a_command_says_when_it_fails_is_handed_on(programs: Path) -> None:
         run(["no-such-program"], soon())
 
 
+def test_what_is_no_program_ends_no_takeover(programs: Path, tmp_path: Path) -> None:
+    """Its error would end the freeing without an outcome, and keep the fence lease for ever."""
+    (tmp_path / "text").write_text("no first line\n")
+    (tmp_path / "text").chmod(0o700)
+    for argv in (["text", "{action}", "{name}"], ["own", "{action}", "{name}"]):
+        fence = StorageFence("command", StorageCommand(argv), 5.0)
+        assert "cannot be run" in asyncio.run(fence.check(1, "host\0one"))
+
+
 def test_a_command_that_hangs_is_ended() -> None:
     with pytest.raises(StorageFenceError, match="did not end in time"):
         run(["sleep", "600"], time.monotonic())
