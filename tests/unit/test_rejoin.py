@@ -338,7 +338,7 @@ def test_who_is_found_in_the_lockspace_is_marked(
 def test_one_that_took_the_place_of_the_one_that_had_the_id_is_not_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: bool | None
 ) -> None:
-    """The one that said that the id is in died right after it: what it left behind is waited for."""
+    """The one that said that the id is in died right after: its QEMU may be left behind."""
     leases, fake = volume(tmp_path / "leases", OURS, 900), Joins(monkeypatch)
     runs = [FIRST]
 
