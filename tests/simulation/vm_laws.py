@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from tests.simulation.host import Host
     from tests.simulation.world import World
 
+#: Twice the time between two looks.
+LOOK_S = 2.0
 #: Until every host has read what was written: the registry's header (10 s) and a beat or two; a
 #: sample of a host's memory is as old.
 NOTICE_S = 14.0
@@ -287,6 +289,10 @@ class VmLaws:
             self._short_s.update(dict.fromkeys(short, self._now_s))
         self._look_at_ready()
         self._look_at_idle()
+
+    def is_short(self, vm: int) -> bool:
+        """Whether at the last look no host had the room for it."""
+        return self._now_s - self._short_s.get(vm, float("-inf")) < LOOK_S
 
     def _look_at_idle(self) -> None:
         """Whether nobody does anything for a VM that somebody could help."""

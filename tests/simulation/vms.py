@@ -40,6 +40,9 @@ TOTAL_MB = 65_536.0
 TROUBLE_S = 620.0
 #: Until all hosts have read a change of the registry and done what it asks for.
 REST_S = 30.0
+#: A VM that no host has room for is waited for so long before time with it down is passed over: a
+#: start that failed, or a host that stands back, has made room by then, or never does.
+NO_PLACE_S = 120.0
 
 
 class Vms:
@@ -225,14 +228,22 @@ class Vms:
 
     @property
     def at_rest(self) -> bool:
-        """Whether each is where it should be: healthy, or nowhere where it is wanted down."""
+        """Whether each is where it should be: healthy, or nowhere where it is wanted down, or has
+        no place."""
         now_s = self._world.timeline.now_s
         if self.records and now_s - self.changed_s < REST_S:
             return False
         return all(
-            self.is_healthy(vm) if self.wanted(vm) else self._world.owner(vm) is None
+            (self.is_healthy(vm) or self._has_no_place(vm))
+            if self.wanted(vm)
+            else self._world.owner(vm) is None
             for vm in self.numbers
         )
+
+    def _has_no_place(self, vm: int) -> bool:
+        """Whether it has been nowhere for long, and no host has the room for it."""
+        down_s = self._world.timeline.now_s - self.down_since_s.get(vm, float("inf"))
+        return down_s >= NO_PLACE_S and self._world.laws.vms.is_short(vm)
 
     def wanted(self, vm: int) -> bool:
         """Whether it is to run."""
