@@ -68,7 +68,7 @@ def test_a_check_that_blocks_is_left_behind(tmp_path: Path) -> None:
 
     found = bounded("a check", 0.3, look)
     assert next(found) == "first"
-    with pytest.raises(CheckHangs, match="a check has not answered for 0 s"):
+    with pytest.raises(CheckHangs, match=r"a check has not answered for \d+ s"):
         next(found)
 
 

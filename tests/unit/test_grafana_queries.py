@@ -37,7 +37,7 @@ WITHOUT_DATA = {
     "Notices": "none was sent",
     "Ways to the fence devices": "no fence devices",
 }
-CONFIG = """global: {{scrape_interval: 500ms, scrape_timeout: 500ms}}
+CONFIG = """global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
 - job_name: {job}
   static_configs: [{{targets: [{targets}]}}]
@@ -99,15 +99,25 @@ async def all_answers(folder: Path) -> dict[tuple[str, str], list[Any]]:
                     if await answer(session, at, enough):
                         break
                 await asyncio.sleep(0.2)
-            return {
-                (panel, query): await answer(session, at, asked(query))
-                for panel, query in queries()
-            }
+            # A scrape that this machine had no time for leaves a gap: the next one fills it.
+            for _ in range(60):
+                found = {
+                    (panel, query): await answer(session, at, asked(query))
+                    for panel, query in queries()
+                }
+                if without_data(found) <= set(WITHOUT_DATA):
+                    break
+                await asyncio.sleep(0.5)
+            return found
     finally:
         for task in tasks:
             task.cancel()
         for door in doors:
             await door.close()
+
+
+def without_data(answers: dict[tuple[str, str], list[Any]]) -> set[str]:
+    return {panel for (panel, _), found in answers.items() if not found}
 
 
 def asked(query: str) -> str:
@@ -122,7 +132,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
 
 def test_prometheus_takes_every_query(answers: dict[tuple[str, str], list[Any]]) -> None:
     assert set(answers) == set(queries())
-    assert {panel for (panel, _), found in answers.items() if not found} <= set(WITHOUT_DATA)
+    assert without_data(answers) <= set(WITHOUT_DATA)
 
 
 def test_the_answers_are_the_brokers_own(answers: dict[tuple[str, str], list[Any]]) -> None:
