@@ -51,10 +51,14 @@ class EngineStatus:
     reason: str | None = None
 
 
+#: Unknown is not down.
+MAY_BE_UP = frozenset({VmStatus.UP, VmStatus.UNKNOWN})
+
+
 def is_well(report: EngineStatus) -> bool:
     """Whether a VM is, or may be, up and is not known to be sick; unknown is neither down nor
     sick."""
-    return report.vm in (VmStatus.UP, VmStatus.UNKNOWN) and report.health is not Health.BAD
+    return report.vm in MAY_BE_UP and report.health is not Health.BAD
 
 
 class Pause(StrEnum):

@@ -53,7 +53,7 @@ _Mac = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 class Heartbeat(Struct, frozen=True, omit_defaults=True):
     """An answer. `timestamp`: of the host's last slot; `vm`: the engine's status on that host;
-    `others_up`: whether another protected VM is up there.
+    `others_up`: whether another protected VM is up there, or may be.
 
     `cluster`, `whiteboard`, `leases`: the ids that its configuration names. `written`: the
     timestamp of its last slot that the storage acknowledged, 0: none since its broker was started.

@@ -26,7 +26,7 @@ from scoring.hosts.same_storage import (
 )
 from scoring.hosts.state import Seen
 from scoring.lease_times import host_dead_s
-from scoring.vm_facts import Obstacle, Unfit, VmStatus
+from scoring.vm_facts import MAY_BE_UP, Obstacle, Unfit
 
 
 class SameStorage:
@@ -112,5 +112,5 @@ def _answer(said: Heartbeat, heard_s: float) -> Answer:
         written=said.written or None,
         renewal=(said.generation, said.renewed) if said.renewed else None,
         ids=Ids(said.cluster, said.whiteboard, said.leases),
-        vm_up=said.vm is VmStatus.UP or said.others_up,
+        vm_up=said.vm in MAY_BE_UP or said.others_up,
     )

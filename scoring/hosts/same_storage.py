@@ -32,8 +32,8 @@ Rules:
    the hosts on other storage are at least as many as those on its own, itself included. A host is
    on its own storage if the answers match, and if its slot has changed here since the first of the
    others began to differ. Of two hosts both are unfit; of three, the one that is alone.
-5. If a host on other storage says that the VM is up there, this host starts nothing, however many
-   hosts are on its own storage; nor within `dead_s` after that answer.
+5. If a host on other storage says that the VM is up there, or cannot say whether it is, this host
+   starts nothing, however many hosts are on its own storage; nor within `dead_s` after that answer.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Answer:
     """A peer's signed answer, which came at `heard_s` of this host's clock.
 
     `written`: the timestamp of its last slot that the storage acknowledged. `renewal`: the renewal
-    of its own host id, as it reads it. None: not in the answer.
+    of its own host id, as it reads it. None: not in the answer. `vm_up`: a protected VM is up
+    there, or it is not known whether one is.
     """
 
     heard_s: float
@@ -300,8 +301,8 @@ def _unfit(
         assert peer.answer is not None
         if peer.answer.vm_up and now_s - peer.answer.heard_s < limits.dead_s:
             return (
-                f"the VM is up on {peer.here.name}, which does not see the storage that this host"
-                f" sees: it {peer.text}; look at what is mounted here and there"
+                f"a VM is, or may be, up on {peer.here.name}, which does not see the storage that"
+                f" this host sees: it {peer.text}; look at what is mounted here and there"
             )
     if not others:
         return ""

@@ -21,6 +21,7 @@ from tests.fakes.slot_store import MemoryVolume
 
 UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
 DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "shut down")
+UNKNOWN = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN)
 DB, WEB = record(2, "db"), record(3, "web")
 
 
@@ -256,7 +257,12 @@ def test_it_says_over_the_network_that_another_vm_than_the_engine_is_up(tmp_path
         assert life.others_up and life.vm is not VmStatus.UP
         assert _answer(life, 10.0).vm_up
         vms.find(VmHere(DOWN, 9.6, number=2))
+        vms.find(VmHere(DOWN, 9.6, number=3))
         life = broker.sign_of_life._made("0" * 32, 10.0)
-        assert not life.others_up and not _answer(life, 10.0).vm_up
+        assert not life.others_up and _answer(life, 10.0).vm_up, "the engine is not known"
+        life = msgspec.structs.replace(life, vm=VmStatus.DOWN)
+        assert not _answer(life, 10.0).vm_up
+        vms.find(VmHere(UNKNOWN, 9.7, number=2))
+        assert broker.sign_of_life._made("0" * 32, 10.0).others_up, "unknown is not down"
 
     asyncio.run(run())
