@@ -30,7 +30,7 @@ from scoring.vm.plan import NO_PLAN, Host, Placing, Plan, place
 from scoring.vm.seen import SPEAKS_SEVERAL, here
 from scoring.vm.spec import Relations, relations
 from scoring.vm.state import StateName, VmState
-from scoring.vm_facts import ENGINE, VmHere, VmSpec, VmStatus, Want
+from scoring.vm_facts import ENGINE, Health, VmHere, VmSpec, VmStatus, Want
 
 #: The engine's priority if the registry does not define it: it is served first.
 ENGINE_PRIORITY = 100
@@ -61,7 +61,7 @@ class Several:
     and the live ones. `claims`: all claims that have not ended, including this host's own.
     `moving`: how many VMs are being migrated away from here, or are about to be. `starting`: how
     many starts are under way here. `stopping`: the VMs that are being stopped here.
-    `unstopped_since_s`: since when ending a sick VM has failed here, by the VM's number.
+    `unstopped_since_s`: since when ending a VM has failed here that is sick now, by its number.
     """
 
     def __init__(self, turn: HostTurn, states: Mapping[int, VmState]) -> None:
@@ -97,7 +97,7 @@ class Several:
         self.unstopped_since_s = {
             number: state.unstopped_since_s
             for number, state in states.items()
-            if state.unstopped_since_s is not None and self._is_wanted(number)
+            if state.unstopped_since_s is not None and self._is_wanted_and_sick(number)
         }
         self.plan: Plan = NO_PLAN
         if self.missing - {ENGINE}:
@@ -105,8 +105,12 @@ class Several:
             hosts = self._on_the_way(pins)
             self.plan = place(self.relations.order, hosts, self.missing, pins)
 
-    def _is_wanted(self, number: int) -> bool:
-        return number in self.specs and self.specs[number].want is Want.UP
+    def _is_wanted_and_sick(self, number: int) -> bool:
+        """Whether it is to be up, and known to be sick here: unknown is not sick."""
+        vm, spec = self._here.get(number), self.specs.get(number)
+        is_up = vm is not None and vm.report.vm is VmStatus.UP
+        is_sick = vm is not None and is_up and vm.report.health is Health.BAD
+        return is_sick and spec is not None and spec.want is Want.UP
 
     def _find_where_each_is_up(self, turn: HostTurn) -> None:
         """Fill `up_at` and `said`. A VM that is up here counts as being here."""

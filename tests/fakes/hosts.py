@@ -102,6 +102,8 @@ class Hosts:
         self.starts: list[tuple[float, int, int]] = []
         self.moves: list[tuple[float, int, int, int]] = []
         self.sick: set[int] = set()
+        #: VMs whose health is not known.
+        self.unasked: set[int] = set()
         #: Sick VMs whose health check has never passed.
         self.never_healthy: set[int] = set()
         #: VMs whose process nothing ends.
@@ -215,6 +217,8 @@ class Hosts:
             return _ENDED if vm in host.ended else _DOWN
         if vm in self.leaving:
             return _LEAVING
+        if vm in self.unasked:
+            return EngineStatus(VmStatus.UP, Health.UNKNOWN)
         well = self.now_s - host.vms[vm] >= BOOT_S and vm not in self.sick
         return EngineStatus(VmStatus.UP, Health.GOOD if well else Health.BAD)
 

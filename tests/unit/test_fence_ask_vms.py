@@ -112,6 +112,17 @@ def test_the_engine_leaves_first() -> None:
     assert asks(hosts, 2) is not None
 
 
+def test_beside_one_that_is_not_known_to_be_sick_any_more_nothing_leaves() -> None:
+    """One order to end it failed; whether it is well now is not known, which is not that it is
+    sick: nobody asks for it, so nothing has to leave for it."""
+    hosts = stuck(vm(WEB), on={ENGINE: 2, DB: 2, WEB: 2})
+    while hosts.hosts[2].state.vms[DB].unstopped_since_s is None:
+        hosts.run(1)
+    hosts.unasked.add(DB)
+    hosts.run(PATIENCE_S + 30)
+    assert hosts.moves == [] and asks(hosts, 2) is None
+
+
 def test_beside_a_vm_that_cannot_leave_it_does_not_ask() -> None:
     hosts = stuck(vm(WEB, only=(2,)), on={ENGINE: 1, DB: 2, WEB: 2})
     hosts.run(ASKS_S + 100)
