@@ -173,13 +173,16 @@ def of_namespace(namespace: int) -> list[int]:
     return found
 
 
-def stop_all(namespace: int, passes_max: int = 50) -> None:
+def stop_all(namespace: int, *, brought_in: bool = True, passes_max: int = 50) -> None:
     """SIGSTOP to every process of a PID namespace, its first one included, until all stand.
 
-    One that hangs in the kernel stands still as it is; it stops when it comes back.
+    One that hangs in the kernel stands still as it is; it stops when it comes back. Without
+    `brought_in` a command from outside goes on: nsenter stops itself when its command stops, and
+    then never takes its end, so that the namespace does not end either.
     """
     for _ in range(passes_max):
-        moving = [pid for pid in of_namespace(namespace) if _moves(pid)]
+        inside = set(of_namespace(namespace))
+        moving = [p for p in inside if _moves(p) and (brought_in or _is_own(p, inside))]
         if not moving:
             return
         for pid in moving:
@@ -196,6 +199,15 @@ def continue_all(namespace: int) -> None:
 def _moves(pid: int) -> bool:
     fields = _stat(pid)
     return fields is not None and fields[0] not in "TtZXD"
+
+
+def _is_own(pid: int, inside: set[int]) -> bool:
+    """Whether a process was started by another one of its namespace, or is the first there."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        return int(text[text.rindex(")") + 2 :].split()[1]) in inside or inner_pid(pid) == 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _signal(pid: int, number: int) -> None:

@@ -164,7 +164,7 @@ class Switch:
         host = self.host(order)
         record = FirstProcess.from_file(host.power_record)
         if record is not None and record.here() is not None:
-            stop_all(record.namespace)
+            stop_all(record.namespace, brought_in=False)
         cables = bmc.cables(host, self.settings)
         ip([f"link set {cable} down" for cable in cables], may_fail=True)
 
