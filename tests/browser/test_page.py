@@ -357,10 +357,9 @@ def test_when_all_is_well_a_phone_shows_it_in_one_screen(
         expect(page.locator(".card > details[open]")).to_have_count(0)
         expect(page.locator("#strips li")).to_have_count(2)
         expect(page.locator("#engine-since")).to_contain_text("Up since")
+        # A host that this machine had no time for is ill for a beat, and its card opens.
+        page.wait_for_function("document.documentElement.scrollHeight <= 900", timeout=10_000)
         keep(page, f"page-phone-well-{scheme}")
-        height = page.evaluate("document.documentElement.scrollHeight")
-        print(f"phone, all well: {height} px")
-        assert height <= 900
         assert Axe().run(page).response["violations"] == []
         page.close()
 

@@ -13,7 +13,7 @@ from broker.this_host import place_seen
 from broker.wire.exchange import Report
 from scoring.decision import FreeHostId
 from scoring.hosts.liveness import Liveness
-from scoring.vm import drain, gates, isolation, left_behind, machine, start
+from scoring.vm import drain, gates, health, isolation, left_behind, machine, start
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
 from scoring.vm_facts import VmStatus
@@ -258,7 +258,7 @@ def test_clean_sees_a_failed_daemon(world: World, monkeypatch: pytest.MonkeyPatc
     def fails(turn: object) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(machine, "_judge_health", fails)
+    monkeypatch.setattr(health, "judge", fails)
     broken(world, "clean", 20.0)
 
 
