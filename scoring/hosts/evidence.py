@@ -373,7 +373,7 @@ def _may_power_off_without_storage(
         Precondition(
             "lost-its-storage",
             lost_s > 0,
-            f"for {lost_s:.0f} s and no VM is left there, as it said at {word.heard_s}",
+            f"for {lost_s:.0f} s and has given its VMs up, as it said at {word.heard_s}",
         ),
         _own_storage_fine(evidence, now_s, rules.timing.fence_after),
         _slot_stands_still(evidence, now_s, rules.timing.fence_after),

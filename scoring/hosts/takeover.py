@@ -241,7 +241,7 @@ def _power_off_is_due(
     )
     why = "hangs with its power on" if evidence.ask is None else "asks for it"
     if evidence.word is not None:
-        why = "has lost the storage and runs no VM any more"
+        why = "has lost the storage and has given its VMs up"
     text = f"host {host} {why}, switching it off ({evidence_text(conditions)})"
     return order, [Reason(Code.POWER_OFF_ORDERED, text)]
 

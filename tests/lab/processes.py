@@ -95,14 +95,19 @@ class FirstProcess:
         return None
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
+def _fields(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third on; None once the process is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command's name, in parentheses, may hold anything, also parentheses.
-    after_name = text[text.rindex(")") + 2 :].split()
-    return after_name[0], int(after_name[19])
+    return text[text.rindex(")") + 2 :].split()
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    fields = _fields(pid)
+    return None if fields is None else (fields[0], int(fields[19]))
 
 
 def start_ticks(pid: int) -> int:
@@ -146,12 +151,9 @@ def command_line(pid: int) -> list[str]:
 
 def is_kernel_thread(pid: int) -> bool:
     """Whether it is a thread of the kernel's own, which has no command line ever."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    fields = _fields(pid)
     # Field 9 are the flags; PF_KTHREAD, include/linux/sched.h.
-    return int(text[text.rindex(")") + 2 :].split()[6]) & 0x00200000 != 0
+    return fields is not None and int(fields[6]) & 0x00200000 != 0
 
 
 def is_engine(argv: list[str], vm_name: str) -> bool:
@@ -203,9 +205,11 @@ def _moves(pid: int) -> bool:
 
 def _is_own(pid: int, inside: set[int]) -> bool:
     """Whether a process was started by another one of its namespace, or is the first there."""
+    fields = _fields(pid)
+    if fields is None:
+        return False
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-        return int(text[text.rindex(")") + 2 :].split()[1]) in inside or inner_pid(pid) == 1
+        return int(fields[1]) in inside or inner_pid(pid) == 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 

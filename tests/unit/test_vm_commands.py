@@ -407,19 +407,26 @@ def test_two_that_add_at_once_get_a_number_each(host: Host) -> None:
     assert [host.lease(number) for number in records] == [r.resource for r in records.values()]
 
 
-def test_who_waits_too_long_is_told_who_has_it(host: Host) -> None:
-    config = host.config
+@contextlib.contextmanager
+def holding(host: Host, environment: dict[str, str]) -> Iterator[None]:
+    """A command on the host of that environment changes the registry all the while."""
+    storage = host.config.storage
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, config.storage.leases, config.storage.lockspace],
-        env=host.environment,
+        [sys.executable, "-c", HOLD, storage.leases, storage.lockspace],
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None and process.stdin is not None
         assert process.stdout.readline() == "taken\n"
-        said = host.refused("add", host.file(xml("db")))
+        yield
         process.stdin.close()
+
+
+def test_who_waits_too_long_is_told_who_has_it(host: Host) -> None:
+    with holding(host, host.environment):
+        said = host.refused("add", host.file(xml("db")))
     assert "11 ha-agent: the registry is being changed by a command on host 1" in said
     assert host.records() == {}
 
@@ -894,17 +901,7 @@ def test_of_two_hosts_that_add_one_name_at_once_one_is_refused(
 
 
 def test_who_waits_too_long_is_told_which_host_it_is(host: Host, other: dict[str, str]) -> None:
-    config = host.config
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, config.storage.leases, config.storage.lockspace],
-        env=other,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None and process.stdin is not None
-        assert process.stdout.readline() == "taken\n"
+    with holding(host, other):
         said = host.refused("add", host.file(xml("db")))
-        process.stdin.close()
     assert "11 ha-agent: the registry is being changed by a command on host 2" in said
     assert host.records() == {}
