@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`python docs/generate_config.py`: prints the commented default configuration file.
 
-Tables, keys and defaults are broker/config/sections.py's and scoring/timing.py's; what each is for
-is told by the tables of docs/configuration.md, which a test holds to the same code. Each key stands
-there with its default, behind a #; a required one and one without a default with an example. The
-packages install what this prints.
+Tables, keys and defaults are broker/config/sections.py's and scoring/timing.py's; what each key is
+for comes from the tables of docs/configuration.md, which a test holds to the same code. Each key
+stands in the file with its default, behind a #; a required key, and a key without a default, with
+an example. The packages install what this prints.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ EXAMPLES = {
     "storage.whiteboard": "/path/on/shared/storage/whiteboard",
     "storage.leases": "/path/on/shared/storage/leases",
 }
+#: The pattern of a setting that is one of a few words.
+ENUMERATION = re.compile(r"\^\([a-z|]+\)\$")
+#: The row of the page for all keys of its table that have none of their own.
+OTHERS = "KIND, each other one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,8 @@ def _collect(found: list[Table], name: str, table: inspect.StructType, repeated:
         elif default is msgspec.NODEFAULT and not field.required:
             # UNSET in the file: what scoring/timing.py says.
             default = getattr(Timing(), field.name)
-        row = rows.get(field.encode_name, ("", "", "not described yet"))
+        row = rows.get(field.encode_name) or rows.get(OTHERS) or ("", "", "not described yet")
+        limits, unit, purpose = row
         known = default is not None and default is not msgspec.NODEFAULT
         example = EXAMPLES.get(f"{name}.{field.encode_name}", _example(kind))
         settings.append(
@@ -109,15 +114,17 @@ def _collect(found: list[Table], name: str, table: inspect.StructType, repeated:
                 _toml(default) if known else None,
                 _toml(example),
                 field.required,
-                *row,
+                _words(kind) or limits,
+                unit,
+                purpose,
             )
         )
     found.insert(place, Table(name, repeated, meaning, tuple(settings)))
 
 
 def _page() -> dict[str, tuple[str, dict[str, tuple[str, str, str]]]]:
-    """Of each table in docs/configuration.md: its introduction, and range, unit and meaning of
-    each key."""
+    """The introduction of each table in docs/configuration.md, with range, unit and meaning of
+    each key; OTHERS stands for the keys of its table that have no row."""
     parts = re.split(r"^## +`(\[.*\])`$", PAGE.read_text(), flags=re.MULTILINE)
     found = {}
     for head, text in zip(parts[1::2], parts[2::2], strict=True):
@@ -145,6 +152,14 @@ def _toml(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _words(kind: inspect.Type) -> str:
+    """The range of a setting that is one of a few words, from the code; empty for another one."""
+    match kind:
+        case inspect.StrType(pattern=str(pattern)) if ENUMERATION.fullmatch(pattern):
+            return " or ".join(re.findall("[a-z]+", pattern))
+    return ""
 
 
 def _example(kind: inspect.Type) -> object:
