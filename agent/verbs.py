@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent import vm_verbs
+from agent import config_verbs, vm_verbs
 from agent.setup import arguments as setup
+from agent.terminal.options import json_option
 from broker.daemon.command_line import Parser
 
 
@@ -63,10 +64,6 @@ def _socket(arguments: Namespace) -> str:
     return socket_path(arguments.config, _warn)
 
 
-def _as_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", dest="json_here", help="answer in JSON")
-
-
 def _on_host(parser: ArgumentParser, text: str) -> None:
     parser.add_argument("--host", metavar="HOST", help=f"id or name: {text}")
 
@@ -87,7 +84,7 @@ def _run(arguments: Namespace, as_json: bool) -> int:
 
 
 def _status_options(parser: ArgumentParser) -> None:
-    _as_json(parser)
+    json_option(parser)
     parser.add_argument(
         "--watch", action="store_true", dest="watch_here", help="again and again, until Ctrl-C"
     )
@@ -101,7 +98,7 @@ def _status(arguments: Namespace, as_json: bool) -> int:
 
 
 def _check_liveliness_options(parser: ArgumentParser) -> None:
-    _as_json(parser)
+    json_option(parser)
     parser.add_argument(
         "--nagios",
         action="store_true",
@@ -121,7 +118,7 @@ def _why_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "name", metavar="NAME", nargs="?", help="one of several VMs; default: the engine"
     )
-    _as_json(parser)
+    json_option(parser)
 
 
 def _why(arguments: Namespace, as_json: bool) -> int:
@@ -140,7 +137,7 @@ def _events_options(parser: ArgumentParser) -> None:
         " it says otherwise (21:58, 2026-11-27 21:58, 2026-11-27T21:58+01:00); default: all",
     )
     parser.add_argument("--follow", action="store_true", help="go on, until Ctrl-C")
-    _as_json(parser)
+    json_option(parser)
 
 
 def _events(arguments: Namespace, as_json: bool) -> int:
@@ -157,7 +154,7 @@ def _acknowledge(arguments: Namespace, as_json: bool) -> int:
 
 
 def _doctor_options(parser: ArgumentParser) -> None:
-    _as_json(parser)
+    json_option(parser)
     parser.add_argument(
         "--storage",
         action="store_true",
@@ -207,7 +204,7 @@ def _maintenance_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="with local: until the VM has left; exit code 1: it stays",
     )
-    _as_json(parser)
+    json_option(parser)
 
 
 def _maintenance(arguments: Namespace, as_json: bool) -> int:
@@ -243,7 +240,7 @@ def _migrate_options(parser: ArgumentParser) -> None:
     parser.add_argument("--to", metavar="HOST", help="id or name; default: the best host")
     parser.add_argument("--cancel", action="store_true", help="cancel the one under way")
     _on_host(parser, "move it away from that host, not from this one")
-    _as_json(parser)
+    json_option(parser)
 
 
 def _migrate(arguments: Namespace, as_json: bool) -> int:
@@ -264,7 +261,7 @@ def _host_shutdown(arguments: Namespace, as_json: bool) -> int:
 
 
 def _notify_options(parser: ArgumentParser) -> None:
-    _as_json(_below(parser, "test"))
+    json_option(_below(parser, "test"))
 
 
 def _notify(arguments: Namespace, as_json: bool) -> int:
@@ -276,7 +273,7 @@ def _notify(arguments: Namespace, as_json: bool) -> int:
 def _replay_options(parser: ArgumentParser) -> None:
     parser.add_argument("file", help="STATE-DIR/journal/journal.jsonl, or an older one")
     parser.add_argument("--scenario", metavar="OUT", help="also write the incident as a scenario")
-    _as_json(parser)
+    json_option(parser)
 
 
 def _replay(arguments: Namespace, as_json: bool) -> int:
@@ -292,7 +289,7 @@ def _score_options(parser: ArgumentParser) -> None:
         help="JSON; -: standard input; none: what each host scores now, and how fit it is for each"
         " VM",
     )
-    _as_json(parser)
+    json_option(parser)
 
 
 def _score(arguments: Namespace, as_json: bool) -> int:
@@ -308,7 +305,7 @@ def _fence_options(parser: ArgumentParser) -> None:
     words = parser.add_subparsers(dest="what", metavar="test|add", required=True)
     test = words.add_parser("test", help="log in, read power, check the privilege; changes nothing")
     test.add_argument("host", metavar="HOST|all", help="a host's id or name")
-    _as_json(test)
+    json_option(test)
     more = words.add_parser("add", help="write a device into this host's files")
     more.add_argument("host", metavar="HOST", help="the id of the host whose power it switches")
     more.add_argument("--address", required=True, help="of the device")
@@ -316,7 +313,7 @@ def _fence_options(parser: ArgumentParser) -> None:
     more.add_argument("--type", choices=("ipmi", "redfish"), help="default: ipmi")
     more.add_argument("--port", type=int, help="default: the type's own")
     more.add_argument("--name", help="where a host has several devices")
-    _as_json(more)
+    json_option(more)
 
 
 def _fence(arguments: Namespace, as_json: bool) -> int:
@@ -329,54 +326,10 @@ def _fence(arguments: Namespace, as_json: bool) -> int:
     return fence_test.run(load(arguments.config), arguments.host, as_json)
 
 
-def _config_options(parser: ArgumentParser) -> None:
-    looks = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
-    check = looks.add_parser("check", help="everything that can be checked without a daemon")
-    check.add_argument("file", nargs="?", help="default: as --config")
-    _as_json(check)
-    _as_json(looks.add_parser("show", help="every key with the value that counts"))
-    diff = looks.add_parser("diff", help="what another host has otherwise and must not")
-    diff.add_argument("host", metavar="HOST", help="a host's id or name")
-    _as_json(diff)
-    get = looks.add_parser("get", help="the value of one key, and where it is set")
-    get.add_argument("key", metavar="KEY")
-    _as_json(get)
-    change = looks.add_parser("set", help="set one key for all hosts")
-    change.add_argument("key", metavar="KEY")
-    change.add_argument("value", metavar="VALUE")
-    change.add_argument("--host-only", action="store_true", help="in this host's file alone")
-    _as_json(change)
-    secret = looks.add_parser("secret", help="share a password, sealed for the members")
-    secret.add_argument("name", metavar="NAME", help="such as fence-passwords.2, smtp-password")
-    _as_json(secret)
-    _as_json(looks.add_parser("reseal", help="seal them anew, after a change of the cluster key"))
-    _as_json(looks.add_parser("edit", help="edit what all hosts share, in $EDITOR"))
-    _as_json(looks.add_parser("history", help="who changed what all hosts share, and when"))
-    back = looks.add_parser("rollback", help="share an older text again")
-    back.add_argument("generation", metavar="N", nargs="?", type=int, help="default: the last one")
-    _as_json(back)
-
-
-def _config(arguments: Namespace, as_json: bool) -> int:
-    from agent.commands import config_check, config_show
-
-    match arguments.what:
-        case "get" | "set" | "secret" | "reseal" | "edit" | "history" | "rollback":
-            from agent.commands import config_shared
-
-            return config_shared.run(arguments, as_json)
-        case "show":
-            return config_show.show(arguments.config, as_json)
-        case "diff":
-            return config_show.diff(arguments.config, arguments.host, as_json)
-        case _:
-            return config_check.run(arguments.file or arguments.config, as_json)
-
-
 def _whiteboard_options(parser: ArgumentParser) -> None:
     dump = _below(parser, "dump")
     dump.add_argument("file")
-    _as_json(dump)
+    json_option(dump)
 
 
 def _whiteboard(arguments: Namespace, as_json: bool) -> int:
@@ -405,7 +358,7 @@ def _ovirt_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="FOLDER", help="write engine.xml and answers.toml there"
     )
-    _as_json(parser)
+    json_option(parser)
 
 
 def _import_ovirt(arguments: Namespace, as_json: bool) -> int:
@@ -460,12 +413,14 @@ VERBS = (
         "acknowledge",
         "you have read why this host was switched off: the status need not say it any more",
         _acknowledge,
-        _as_json,
+        json_option,
     ),
     Verb("replay", "run the decisions of a journal again and compare", _replay, _replay_options),
     Verb("score", "what score given samples would make, and why", _score, _score_options),
     Verb("fence", "add fence devices, and try them", _fence, _fence_options),
-    Verb("config", "show, check and change the configuration", _config, _config_options),
+    Verb(
+        "config", "show, check and change the configuration", config_verbs.run, config_verbs.options
+    ),
     Verb("doctor", "is this host fit? each check with its fix", _doctor, _doctor_options),
     Verb("whiteboard", "look at a whiteboard volume", _whiteboard, _whiteboard_options),
     Verb("init", "make a new cluster with this host as its first", setup.run, setup.init),

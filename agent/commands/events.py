@@ -16,7 +16,7 @@ from agent.terminal.columns import say
 from agent.terminal.times import moment
 from broker.client.ask import BrokerDown, ask
 from broker.daemon.exit_codes import ExitCode
-from broker.wire.status import Event, EventList
+from broker.wire.events import Event, EventList
 
 #: How long the broker holds back an answer until there is an event; the command waits longer.
 WAIT_S = 20

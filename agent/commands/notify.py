@@ -9,7 +9,7 @@ from broker.client.ask import ask
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.notify import NotifyTest
 
-#: Longer than the longest timeout of a channel (broker/config/sections.py, SendTimeout).
+#: Longer than the longest timeout of a channel (broker/config/notify_section.py, SendTimeout).
 TEST_TIMEOUT_S = 90.0
 
 

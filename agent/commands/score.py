@@ -27,7 +27,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.terminal.errors import CommandError
-from broker.config.sections import Fraction, ScoreSection
+from broker.config.sections import ScoreSection
+from broker.config.values import Fraction
 from broker.daemon.exit_codes import ExitCode
 from scoring.hosts.score import HostSamples, mean_load
 from scoring.rules import Weights

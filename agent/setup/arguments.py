@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from agent.terminal.options import json_option
+
 #: Option -> its help; each command takes those that it needs.
 OPTIONS = {
     "storage": "folder on the shared storage for whiteboard and lease volume",
@@ -57,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that changes something."""
     parser.add_argument("--dry-run", action="store_true", help="look, and say what would be done")
-    parser.add_argument("--json", action="store_true", dest="json_here")
+    json_option(parser)
 
 
 def init(first: argparse.ArgumentParser) -> None:
@@ -131,17 +133,17 @@ def invite(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="no token: write the files into a folder, which is then copied to the new host",
     )
-    parser.add_argument("--json", action="store_true", dest="json_here", help="answer in JSON")
+    json_option(parser)
 
 
 def certificates(parser: argparse.ArgumentParser) -> None:
     """The options of `certificates`."""
     words = parser.add_subparsers(dest="what", metavar="show|renew", required=True)
     show = words.add_parser("show", help="those that this host uses, and their days")
-    show.add_argument("--json", action="store_true", dest="json_here")
+    json_option(show)
     renew = words.add_parser("renew", help="make this host's anew where that is due")
     renew.add_argument("--now", action="store_true", help="whether it is due or not")
-    renew.add_argument("--json", action="store_true", dest="json_here")
+    json_option(renew)
 
 
 def leave(less: argparse.ArgumentParser) -> None:
@@ -176,7 +178,7 @@ def storage(parser: argparse.ArgumentParser) -> None:
     """The options of `storage`."""
     words = parser.add_subparsers(dest="what", metavar="show|grow", required=True)
     show = words.add_parser("show", help="the volumes, where they lie, and their headers")
-    show.add_argument("--json", action="store_true", dest="json_here")
+    json_option(show)
     grow = words.add_parser("grow", help="make room for more VMs, while the cluster runs")
     grow.add_argument(
         "--vms",

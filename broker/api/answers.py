@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from broker.wire.status import Problem
+from broker.wire.problem import Problem
 
 encode = msgspec.json.Encoder().encode
 

@@ -24,7 +24,7 @@ from broker.api.answers import encode, json_answer, problem
 from broker.api.bounded_server import client_of
 from broker.api.errors import BadQuery
 from broker.api.served import Served
-from broker.wire.status import Event, EventList
+from broker.wire.events import Event, EventList
 
 STREAMS_MAX = 64
 STREAMS_PER_CLIENT_MAX = 8

@@ -26,7 +26,7 @@ from broker.peers.member_request import (
     signed_answer,
 )
 from broker.whiteboard.store import StorageTrouble
-from broker.wire.status import Problem
+from broker.wire.problem import Problem
 
 log = logging.getLogger("ha-broker")
 

@@ -11,16 +11,10 @@ import msgspec
 
 from broker.api.event_stream import LIMIT_DEFAULT, LIMIT_MAX
 from broker.daemon.version import VERSION
+from broker.wire.events import Event, EventList
 from broker.wire.history import History
-from broker.wire.status import (
-    Event,
-    EventList,
-    Maintenance,
-    NewOrder,
-    OrderStatus,
-    Problem,
-    Status,
-)
+from broker.wire.problem import Problem
+from broker.wire.status import Maintenance, NewOrder, OrderStatus, Status
 from broker.wire.vms import VmEntry, VmList
 from scoring.observation import OrderKind
 

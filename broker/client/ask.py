@@ -13,7 +13,7 @@ import msgspec
 from broker.client.quick import ANSWER_BYTES_MAX, ASK_TIMEOUT_S, BrokerDown, BrokerError
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign_json import decoded
-from broker.wire.status import Problem
+from broker.wire.problem import Problem
 
 __all__ = ["BrokerDown", "BrokerError", "BrokerRefused", "ask", "refusal"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from broker.config.patterns import matcher
 
 if TYPE_CHECKING:
-    from broker.config.sections import NotifySection
+    from broker.config.notify_section import NotifySection
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

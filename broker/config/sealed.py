@@ -14,20 +14,21 @@ import binascii
 import hmac
 import os
 
-from msgspec import Struct
+from msgspec import field
 
 from broker.config.cluster_key import ClusterKey
 from broker.config.errors import ConfigError
+from broker.config.values import Section
 
 _PURPOSE, _NONCE_BYTES = b"ha-agent sealed secret 1", 12
 #: The longest password that is sealed.
 SECRET_CHARS_MAX = 1024
 
 
-class SealedSection(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+class SealedSection(Section, frozen=True, kw_only=True):
     """The table `[sealed]`. `fence_passwords`: by HOST or HOST/NAME."""
 
-    fence_passwords: dict[str, str] = {}
+    fence_passwords: dict[str, str] = field(default_factory=dict)
     smtp_password: str = ""
     webhook_key: str = ""
 

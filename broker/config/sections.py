@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The configuration file: `/etc/ha-agent/ha-agent.toml`, the same for both daemons.
 
-Every key, its type, its default and its range stand here and nowhere else. load.py reads the file;
-relations.py has the rules that concern more than one key. What does not fit is a ConfigError that
+Every key, its type, its default and its range stand here, those of `[notify]` in notify_section.py,
+and nowhere else; values.py has the types. load.py reads the file; relations.py has the rules that
+concern more than one key. What does not fit is a ConfigError that
 names the file and the key and says what would fit; an unknown key is an error with the nearest
 known one.
 """
@@ -14,15 +15,27 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from broker.config import addresses
 from broker.config.fence_relations import PORTS, TYPES
-from broker.config.patterns import ALL
+from broker.config.notify_section import NotifySection
 from broker.config.places import DEFAULT_SOCKET
 from broker.config.sealed import SealedSection
 from broker.config.storage_fence import StorageFenceSection
-from broker.wire.kinds import Kind
+from broker.config.values import (
+    AbsolutePath,
+    Fraction,
+    HostId,
+    Interval,
+    Name,
+    Points,
+    Port,
+    Seconds,
+    SecondsOrNever,
+    Section,
+    VolumeId,
+)
 from scoring.rules import Rules, Weights
 from scoring.timing import Timing
 
@@ -39,33 +52,15 @@ EMULATORS = (
     *("/usr/bin/qemu-kvm", "/usr/bin/kvm", "/usr/libexec/qemu-kvm"),
 )
 
-HostId = Annotated[int, Meta(ge=1, le=2000)]
-Port = Annotated[int, Meta(ge=1, le=65535)]
-Name = Annotated[str, Meta(min_length=1, max_length=255)]
-AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=4096)]
-#: A UUID in lower case, or "", as in broker/peers/heartbeat.py and broker/whiteboard/identity.py.
-VolumeId = Annotated[str, Meta(pattern=r"^$|^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
-Points = Annotated[int, Meta(ge=0, le=10000)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Seconds = Annotated[float, Meta(gt=0, le=86400)]
-SecondsOrNever = Annotated[float, Meta(ge=0, le=86400)]
-Interval = Annotated[float, Meta(ge=0.5, le=3600)]
-SendTimeout = Annotated[float, Meta(ge=0.1, le=60)]
-SeverityWord = Annotated[str, Meta(pattern="^(info|warning|critical)$")]
 
-
-class _Section(Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
-    """A table of the file."""
-
-
-class ClusterSection(_Section, frozen=True, kw_only=True):
+class ClusterSection(Section, frozen=True, kw_only=True):
     """`id`: made by `ha-agent init`, the same on all hosts; empty: it is not checked."""
 
     name: Name = "ha"
     id: VolumeId = ""
 
 
-class HostSection(_Section, frozen=True, kw_only=True):
+class HostSection(Section, frozen=True, kw_only=True):
     """`id`: in lockspace and whiteboard. `system-uuid`: default the SMBIOS UUID; a peer's fence
     device must show the same. `memory-reserve`: MiB that no VM of the registry gets."""
 
@@ -75,7 +70,7 @@ class HostSection(_Section, frozen=True, kw_only=True):
     memory_reserve: Annotated[int, Meta(ge=0, le=2**26)] = 1024
 
 
-class StorageSection(_Section, frozen=True, kw_only=True):
+class StorageSection(Section, frozen=True, kw_only=True):
     """Files on shared storage, or block devices. `registry`: of the VMs beside the engine; empty:
     there are none. `io-timeout`: sanlock's in seconds, the same on all hosts. `whiteboard-id`,
     `leases-id`: the ids that the volumes must have. `unsigned`: what becomes of a slot that is not
@@ -95,7 +90,7 @@ class StorageSection(_Section, frozen=True, kw_only=True):
     sanlock_conf: AbsolutePath = "/etc/sanlock/sanlock.conf"
 
 
-class VmSection(_Section, frozen=True, kw_only=True):
+class VmSection(Section, frozen=True, kw_only=True):
     """`definition`: the libvirt domain XML, with its `<lease>`. `shared-definition`: the copy
     on shared storage that this host's must not be older than. `prove-start`: a host that could
     certainly not start the VM scores 0. `on-host-shutdown`: what becomes of the VM when its host
@@ -115,7 +110,7 @@ class VmSection(_Section, frozen=True, kw_only=True):
     balance: bool = False
 
 
-class LibvirtSection(_Section, frozen=True, kw_only=True):
+class LibvirtSection(Section, frozen=True, kw_only=True):
     """`migration-uri`, `migration-data-uri`: templates, `{host}` is the target's host name.
 
     `migration-bandwidth`: MiB/s, 0: as much as there is. `migration-downtime`: ms that the VM
@@ -142,7 +137,7 @@ class LibvirtSection(_Section, frozen=True, kw_only=True):
     passthrough: bool = False
 
 
-class NetworkSection(_Section, frozen=True, kw_only=True):
+class NetworkSection(Section, frozen=True, kw_only=True):
     """`test`: `ping`, `dns`, `tcp` or `none`. `targets`: addresses to ping, the gateway as a
     rule; resolvers to ask; `host:port` to connect to.
 
@@ -158,7 +153,7 @@ class NetworkSection(_Section, frozen=True, kw_only=True):
     bridge: str = "ovirtmgmt"
 
 
-class MonitorsSection(_Section, frozen=True, kw_only=True):
+class MonitorsSection(Section, frozen=True, kw_only=True):
     """How often each monitor samples, in seconds. A sample of the VM is forgotten after 15 s."""
 
     engine: Annotated[float, Meta(ge=0.5, le=5)] = 1.0
@@ -174,7 +169,7 @@ class MonitorsSection(_Section, frozen=True, kw_only=True):
     can_start: Interval = 60.0
 
 
-class HealthSection(_Section, frozen=True, kw_only=True):
+class HealthSection(Section, frozen=True, kw_only=True):
     """How the engine is asked: `url` (its page, in which the regular expression `expect` must be
     found), or `fqdn` (the name of an oVirt engine, which has its page at a known place), or
     `tcp`, or `guest-agent`. `failures` in a row before it is bad."""
@@ -203,7 +198,7 @@ class HealthSection(_Section, frozen=True, kw_only=True):
         return OVIRT_EXPECT if self.page.endswith(OVIRT_PAGE.partition("{}")[2]) else ""
 
 
-class FenceDevice(_Section, frozen=True, kw_only=True):
+class FenceDevice(Section, frozen=True, kw_only=True):
     """One way to read and switch the power of host `host`; docs/fencing.md has all about it."""
 
     host: HostId
@@ -222,7 +217,7 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
     fingerprint: Annotated[str, Meta(pattern="^$|^([0-9A-Fa-f]{2}:?){32}$")] = ""
     verify: bool = True
     agent: Annotated[str, Meta(pattern="^$|^(/.*/)?fence_[A-Za-z0-9_]+$")] = ""
-    options: dict[str, bool | int | str] = {}
+    options: dict[str, bool | int | str] = msgspec.field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -244,7 +239,7 @@ class FenceDevice(_Section, frozen=True, kw_only=True):
         return f"{' '.join(words)} of host {self.host}"
 
 
-class FenceSection(_Section, frozen=True, kw_only=True):
+class FenceSection(Section, frozen=True, kw_only=True):
     """`timeout`: for one exchange. `power-off`: a silent host is switched off, `power-on`: and on;
     `per-hour`: how often. `rehearse-every`: a test. `expected`: false: knowingly no device."""
 
@@ -257,109 +252,7 @@ class FenceSection(_Section, frozen=True, kw_only=True):
     rehearse_every: Annotated[float, Meta(ge=10, le=86400)] = 3600.0
 
 
-class SmtpSection(_Section, frozen=True, kw_only=True):
-    """Mail. `server` empty: none is sent. `port` 0: the usual one of `security`."""
-
-    server: str = ""
-    port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    helo: Annotated[str, Meta(pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?$", max_length=253)] = ""
-    security: Annotated[str, Meta(pattern="^(starttls|tls|none)$")] = "starttls"
-    ca_file: AbsolutePath | None = None
-    username: str = ""
-    sender: Name = "root@localhost"
-    recipients: tuple[Name, ...] = ("root@localhost",)
-    timeout: SendTimeout = 20.0
-    severity: SeverityWord = "info"
-
-
-class WebhookSection(_Section, frozen=True, kw_only=True):
-    """A signed POST to `url`; empty: none is sent."""
-
-    url: str = ""
-    ca_file: AbsolutePath | None = None
-    timeout: SendTimeout = 10.0
-    severity: SeverityWord = "info"
-
-
-class CommandSection(_Section, frozen=True, kw_only=True):
-    """A command, its arguments one by one, without a shell; empty: none is run."""
-
-    argv: tuple[Name, ...] = ()
-    timeout: SendTimeout = 10.0
-    severity: SeverityWord = "info"
-
-
-class NotifyRulesSection(_Section, frozen=True, kw_only=True):
-    """For each kind of notice a regular expression, searched for in its detail; empty: none."""
-
-    state_transition: str = "maintenance|start|stop|up|down"
-    failover_started: str = ALL
-    failover_done: str = ALL
-    fence_attempted: str = ALL
-    fence_proven: str = ALL
-    fence_failed: str = ALL
-    fence_held_back: str = ALL
-    fence_asked: str = ALL
-    fence_switched_on: str = ALL
-    was_switched_off: str = ALL
-    fence_path_unproven: str = ALL
-    fence_path_proven: str = ALL
-    lease_budget_low: str = ALL
-    lease_budget_good: str = ALL
-    maintenance_ends_soon: str = ALL
-    maintenance_over: str = ALL
-    config_refused: str = ALL
-    vm_unprotected: str = ALL
-    start_failed: str = ALL
-    vm_differs: str = ALL
-    vm_as_recorded: str = ALL
-    start_held_back: str = ALL
-    vm_paused: str = ALL
-    vm_outdated: str = ALL
-    memory_image: str = ALL
-    autostart: str = ALL
-    leftover_vm: str = ALL
-    never_healthy: str = ALL
-    cannot_start: str = ALL
-    can_start: str = ALL
-    engine_unknown: str = ALL
-    engine_known: str = ALL
-    other_storage: str = ALL
-    same_storage: str = ALL
-    slot_not_counted: str = ALL
-    isolated: str = ALL
-    isolation_held_back: str = ALL
-    drain_stuck: str = ALL
-    peer_silent: str = ALL
-    peer_stopped: str = ALL
-    peer_back: str = ALL
-    agent_silent: str = ALL
-    agent_back: str = ALL
-    vm_up: str = ALL
-    vm_down: str = ALL
-    vm_without_place: str = ALL
-    vm_placed: str = ALL
-    n_plus_1_short: str = ALL
-    n_plus_1_good: str = ALL
-
-    def patterns(self) -> dict[Kind, str]:
-        """The expressions by kind."""
-        given = msgspec.structs.asdict(self)
-        return {Kind(name.replace("_", "-")): pattern for name, pattern in given.items()}
-
-
-class NotifySection(_Section, frozen=True, kw_only=True):
-    """`repeat-after`: how long a repeated notice is held back, seconds."""
-
-    templates: AbsolutePath = "/etc/ha-agent/templates"
-    repeat_after: Seconds = 60.0
-    smtp: SmtpSection = SmtpSection()
-    webhook: WebhookSection = WebhookSection()
-    command: CommandSection = CommandSection()
-    rules: NotifyRulesSection = NotifyRulesSection()
-
-
-class DaemonSection(_Section, frozen=True, kw_only=True):
+class DaemonSection(Section, frozen=True, kw_only=True):
     """Paths and settings of the daemons on this host."""
 
     socket: AbsolutePath = DEFAULT_SOCKET
@@ -368,7 +261,7 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
     log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
 
 
-class ApiSection(_Section, frozen=True, kw_only=True):
+class ApiSection(Section, frozen=True, kw_only=True):
     """`listen`: where this host answers over TCP, `host:port` or `[v6]:port`, and 127.0.0.1.
     `advertise`: where the others reach that; default: derived from `listen`. `heartbeat_listen`:
     where this host answers the others' heartbeats (UDP); default: the addresses of `listen` that
@@ -387,7 +280,7 @@ class ApiSection(_Section, frozen=True, kw_only=True):
     names: tuple[Name, ...] = ()
 
 
-class ScoreSection(_Section, frozen=True, kw_only=True):
+class ScoreSection(Section, frozen=True, kw_only=True):
     """Weights under the reference's key names; see scoring/rules.py."""
 
     base_score: Points = 3400
@@ -402,7 +295,7 @@ class ScoreSection(_Section, frozen=True, kw_only=True):
     cpu_load_penalty_max: Fraction = 0.9
 
 
-class TimingSection(_Section, frozen=True, kw_only=True):
+class TimingSection(Section, frozen=True, kw_only=True):
     """Seconds; what is not set keeps the default of scoring/timing.py."""
 
     beat: Seconds | UnsetType = UNSET
@@ -434,7 +327,7 @@ class TimingSection(_Section, frozen=True, kw_only=True):
     storage_patience: SecondsOrNever | UnsetType = UNSET
 
 
-class Config(_Section, frozen=True, kw_only=True):
+class Config(Section, frozen=True, kw_only=True):
     """The whole file."""
 
     host: HostSection

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
+
+from broker.config.values import AbsolutePath, Name, Section
 
 _Word = Annotated[str, Meta(min_length=1, max_length=4096)]
 #: Words of a command's argv that are replaced; `{action}`: "check" or "cut".
 _PLACES = ("{action}", "{name}", "{host}")
 
 
-class StorageFenceSection(
-    Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True
-):
+class StorageFenceSection(Section, frozen=True, kw_only=True):
     """What takes from a host that is proven off what the storage still holds for it. `type`:
     `ceph` (evicts its clients of `file-system`), `gluster` (clears the locks on `images`, paths in
     `volume`), `command` (runs `argv`, where `{action}` is `check` or `cut`, `{name}` and `{host}`
@@ -24,9 +24,9 @@ class StorageFenceSection(
     type: Annotated[str, Meta(pattern="^(none|ceph|gluster|command)$")] = "none"
     timeout: Annotated[float, Meta(gt=0, le=60)] = 5.0
     options: tuple[_Word, ...] = ()
-    file_system: Annotated[str, Meta(min_length=1, max_length=255)] = "cephfs"
+    file_system: Name = "cephfs"
     volume: Annotated[str, Meta(max_length=255)] = ""
-    images: tuple[Annotated[str, Meta(pattern="^/", max_length=4096)], ...] = ()
+    images: tuple[AbsolutePath, ...] = ()
     argv: tuple[_Word, ...] = ()
 
     def __post_init__(self) -> None:

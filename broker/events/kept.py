@@ -21,7 +21,7 @@ import msgspec
 
 from broker.daemon.atomic_file import append_lines, write_atomically
 from broker.daemon.foreign_json import decoded
-from broker.wire.status import Event
+from broker.wire.events import Event
 
 log = logging.getLogger("ha-broker.events")
 

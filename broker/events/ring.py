@@ -33,8 +33,8 @@ from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.slot import SlotReport
+from broker.wire.events import EVENTS_VERSION, Event, EventList
 from broker.wire.kinds import Kind, Severity
-from broker.wire.status import EVENTS_VERSION, Event, EventList
 from scoring.observation import FenceStep
 
 log = logging.getLogger("ha-broker.events")

@@ -15,7 +15,7 @@ import re
 import signal
 from pathlib import Path
 
-from broker.config.sections import CommandSection
+from broker.config.notify_section import CommandSection
 from broker.events.notice import Message
 from broker.notify.render import as_json
 from broker.notify.sender import SendFailed

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from broker.config.sections import WebhookSection
+from broker.config.notify_section import WebhookSection
 from broker.daemon.aiohttp_names import Resolver
 from broker.events.notice import Message
 from broker.notify.render import as_json

@@ -16,7 +16,6 @@ from scoring.observation import OrderKind
 from scoring.vm_facts import ENGINE, EngineStatus
 
 STATUS_VERSION = 1
-EVENTS_VERSION = 1
 
 
 class Decision(Struct, frozen=True, forbid_unknown_fields=True):
@@ -460,37 +459,3 @@ class Status(Struct, frozen=True):
     vms: tuple[VmEntry, ...] = ()
     short: tuple[WithoutPlace, ...] = ()
     n_plus_1: tuple[WithoutPlace, ...] = ()
-
-
-class Event(Struct, frozen=True):
-    """Something that happened, docs/events.md. `id` grows. `time`: UTC by the clock of the
-    answering host, ISO 8601. `host`: the host or thing it is about; `host_id`: None where that is
-    no host. `text`: a sentence, for a transition "OldState-NewState"."""
-
-    id: int
-    time: str
-    kind: str
-    severity: str
-    host: str
-    host_id: int | None
-    text: str
-    facts: dict[str, str | int | float | bool | None]
-
-
-class EventList(Struct, frozen=True):
-    """Events, oldest first. `last`: the id to ask with for those after them. `missed`: some events
-    after the id that was asked with are no longer known."""
-
-    version: int
-    events: tuple[Event, ...]
-    last: int
-    missed: bool
-
-
-class Problem(Struct, frozen=True):
-    """An error in the API's answer (RFC 9457)."""
-
-    title: str
-    status: int
-    detail: str = ""
-    type: str = "about:blank"

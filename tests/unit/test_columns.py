@@ -19,7 +19,7 @@ from agent.commands import events
 from agent.terminal.columns import say
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import cut
-from broker.wire.status import Event
+from broker.wire.events import Event
 
 LONG = "host2 is silent: " + "it does not publish any more, " * 8
 

@@ -20,6 +20,7 @@ from broker.daemon.exit_codes import ExitCode
 from broker.events.ring import Extra
 from broker.peers.asker import Trouble
 from broker.vm.domain_facts import Differs
+from broker.wire.events import Event, EventList
 from broker.wire.lacking import LackingStatus
 from broker.wire.notify import NotifyStatus, TransportStatus
 from broker.wire.status import (
@@ -28,8 +29,6 @@ from broker.wire.status import (
     CertificateStatus,
     DifferenceStatus,
     EngineSummary,
-    Event,
-    EventList,
     FenceLogEntry,
     FencePathStatus,
     HostStatus,

@@ -25,8 +25,8 @@ from broker.events.ring import EVENTS_MAX, Events, Extra, PeerEvents
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.slot import SlotReport
+from broker.wire.events import Event, EventList
 from broker.wire.kinds import Kind
-from broker.wire.status import Event, EventList
 from scoring.observation import FenceStep
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.broker import make_broker, report, served

@@ -13,8 +13,8 @@ import pytest
 from broker.events.kept import FILE_NAME, KeptEvents
 from broker.events.notice import Notice
 from broker.events.ring import Events
+from broker.wire.events import Event
 from broker.wire.kinds import Kind
-from broker.wire.status import Event
 
 NOON_S = 1_800_000_000.0
 PATIENCE_S = 10.0

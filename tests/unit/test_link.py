@@ -16,7 +16,7 @@ from broker.client.ask import BrokerDown, BrokerRefused
 from broker.client.link import Link
 from broker.wire.exchange import Report, View
 from broker.wire.hosts import LocalOnWire
-from broker.wire.status import Problem
+from broker.wire.problem import Problem
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes.waiting import PATIENCE_S, until
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from broker.config.errors import ConfigError
 from broker.config.load import load
+from broker.config.notify_section import NotifyRulesSection
 from broker.config.patterns import matcher
 from broker.config.secrets import load_notify_secrets
-from broker.config.sections import Config, NotifyRulesSection
+from broker.config.sections import Config
 from broker.events.detector import (
     AGENT_SILENT_S,
     ENGINE_UNKNOWN_AT_FIRST_S,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from broker.config.sections import CommandSection
+from broker.config.notify_section import CommandSection
 from broker.events.notice import Message, Notice, StampedNotice
 from broker.notify.command import CommandSender
 from broker.notify.sender import SendFailed

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from broker.config.sections import CommandSection, SmtpSection, WebhookSection
+from broker.config.notify_section import CommandSection, SmtpSection, WebhookSection
 from broker.events.notice import Message, Notice, StampedNotice
 from broker.notify.command import CommandSender
 from broker.notify.sender import Refused, Sender, SendFailed

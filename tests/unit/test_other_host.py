@@ -33,7 +33,8 @@ from broker.peers.member_request import (
     request_bytes,
     signed_answer,
 )
-from broker.wire.status import Maintenance, NewOrder, OrderStatus, Problem, ReasonOnWire
+from broker.wire.problem import Problem
+from broker.wire.status import Maintenance, NewOrder, OrderStatus, ReasonOnWire
 from scoring.observation import OrderKind
 from scoring.vm.state import OrderAnswer
 from tests.fakes.broker import make_broker, report, up
