@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.bench storages [--storage KIND ...] [--cuts N] [--quick]`
+"""`python -m tests.bench storages [--storage KIND ...] [--cuts N] [--quick] [--logs FOLDER]`
 
 One table over the storages that a lab can have: a write and its visibility on another host, joining
 the lockspace, taking a lease, power cuts; and, without --quick, one and two of three daemons gone.
 Some minutes for each. Prints the noise of the machine beside each row: without it no figure means
-anything.
+anything. The phases of each power cut are told below the table; --logs keeps each lab's logs.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Line:
     cells: dict[str, str] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
     why: str = ""
+    #: The phases of each power cut.
+    cuts: list[str] = field(default_factory=list)
 
     def hold(self, name: str, value: float, most: float) -> None:
         """Hold a figure against its goal."""
@@ -79,6 +81,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--storage", nargs="+", choices=kinds.KINDS, default=kinds.KINDS)
     parser.add_argument("--cuts", type=int, default=CUTS, help="power cuts (default %(default)s)")
     parser.add_argument("--quick", action="store_true", help="no daemon of the storage is harmed")
+    parser.add_argument(
+        "--logs", type=Path, metavar="FOLDER", help="keep the logs of each lab here"
+    )
     options = parser.parse_args(argv)
     print(_row(["storage", *HEAD]), _row(["-"] * (len(HEAD) + 1)), sep="\n", flush=True)
     lines = []
@@ -86,7 +91,7 @@ def main(argv: list[str]) -> int:
     for kind in options.storage:
         line = Line(kind)
         try:
-            _measure(line, options.cuts, options.quick)
+            _measure(line, options.cuts, options.quick, options.logs)
             none_to_be_had = False
         except MachineError as error:
             line.why = f"cannot be had here: {error}"
@@ -98,13 +103,13 @@ def main(argv: list[str]) -> int:
             print(line.row(), flush=True)
         lines.append(line)
     for line in lines:
-        for text in (line.why, *(f"MISSED {missed}" for missed in line.missed)):
+        for text in (line.why, *line.cuts, *(f"MISSED {missed}" for missed in line.missed)):
             if text:
                 print(f"{line.kind}: {text}")
     return 3 if none_to_be_had else int(any(line.missed for line in lines))
 
 
-def _measure(line: Line, cuts: int, quick: bool) -> None:
+def _measure(line: Line, cuts: int, quick: bool, logs: Path | None) -> None:
     parent = Path("/var/tmp/ha-lab")
     parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="b-", dir=parent)))
@@ -118,6 +123,9 @@ def _measure(line: Line, cuts: int, quick: bool) -> None:
                 _one_killed(line, cluster)
                 _two_gone(line, cluster)
     finally:
+        if logs is not None:
+            for kept in cluster.layout.directory.glob("hosts/*/log"):
+                shutil.copytree(kept, logs / line.kind / kept.parent.name, dirs_exist_ok=True)
         cluster.down()
         shutil.rmtree(cluster.directory, ignore_errors=True)
 
@@ -141,6 +149,8 @@ def _power_cuts(line: Line, cluster: Cluster, cuts: int) -> None:
         with EngineWatcher(cluster) as watcher:
             cut = cut_and_watch(cluster, watcher, BACK_S)
         took.append(cut.at_s("VM started") or math.inf)
+        steps = [f"{step.name} {step.at_s:.1f}" for step in cut.steps if step.at_s is not None]
+        line.cuts.append(f"{cut.victim} -> {cut.heir}: {', '.join(steps)}")
         line.cells[CUT] = ", ".join(f"{value:.1f}" for value in took)
         cluster.power_on(cut.victim)
         cluster.wait_booted(cut.victim)

@@ -31,7 +31,7 @@ def test_what_was_not_seen_misses_its_goal(value: float) -> None:
 def test_what_was_measured_before_a_failure_stands_in_the_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def half(line: Line, cuts: int, quick: bool) -> None:
+    def half(line: Line, *_: object) -> None:
         line.cells[STALE] = "0 of 9"
         raise LabError("the lab fell over")
 
@@ -45,7 +45,7 @@ def test_what_was_measured_before_a_failure_stands_in_the_table(
 def test_a_machine_that_can_have_none_is_told_apart(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def none(line: Line, cuts: int, quick: bool) -> None:
+    def none(line: Line, *_: object) -> None:
         raise MachineError("missing packages: ceph-mon")
 
     monkeypatch.setattr(storages, "_measure", none)
