@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.fence.devices import fence_device
 from agent.fence.ipmi import password_problem
 from agent.fence.program import find_agent
-from agent.storage.silent import silent_client
+from agent.storage.silent import left_alone
 from agent.terminal.columns import say
 from agent.vm.definition import load_definition
 from agent.vm.errors import DefinitionError
@@ -57,7 +57,7 @@ def run(path: str, as_json: bool) -> int:
 def silence(path: str) -> str:
     """Why nothing on the storage is to be looked at now; "": it may be."""
     try:
-        return silent_client(load(path))
+        return left_alone(load(path)).why
     except ConfigError:
         return ""
 

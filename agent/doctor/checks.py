@@ -7,7 +7,8 @@ Rules of this file:
 1. It changes nothing.
 2. Each check stands for itself: one that cannot be made is reported and stops no other.
 3. It ends within 10 s, the start of Python included, and says on what it waited.
-4. While a client of the storage has just fallen silent, nothing is opened there.
+4. While a client of the storage has just fallen silent, or the storage hangs by the broker's own
+   word, nothing is opened there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from agent.doctor.host import (
 from agent.doctor.peers import agreement, certificates, daemons, heartbeat_ports, libvirt_peers
 from agent.doctor.storage import storage
 from agent.doctor.vm import libvirt_guests_found, registry_vms, vm_domain
-from agent.storage.silent import silent_client
+from agent.storage.silent import left_alone
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.config.errors import ConfigError
@@ -107,7 +108,7 @@ def check(path: str) -> Iterator[Finding]:
     except ConfigError:
         yield from _of_file(path, "")
         return
-    not_now = silent_client(config)
+    not_now = left_alone(config).why
     yield from _of_file(path, not_now)
     here: dict[str, Callable[[Config], Found]] = {
         "lock-driver": lock_driver,
@@ -198,8 +199,11 @@ def check_storage(path: str, seconds: float) -> Iterator[Finding]:
     for the other members, QEMU_S and PATIENCE_S."""
     config = load(path)
     name = "storage"
-    if not_now := silent_client(config):
-        yield Finding(name, "warn", f"not looked at: {not_now}", "the same again, later")
+    if not_now := left_alone(config):
+        if not_now.hangs:
+            yield Finding(name, "fail", f"it hangs, says the broker here: {not_now.why}", _HANGS)
+        else:
+            yield Finding(name, "warn", f"not looked at: {not_now.why}", "the same again, later")
         return
     try:
         looks = bounded(name, 3 * seconds + QEMU_S + PATIENCE_S, lambda: storage(config, seconds))

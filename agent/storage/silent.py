@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Asks the broker whether a client of the storage has just fallen silent.
+"""Asks the broker whether a command must leave the storage alone now.
 
-On CephFS whoever opens a file then, or asks for its size, waits until the storage has missed that
-client, and all hosts' writes to the file wait with it (record 108): a command leaves it alone.
+On CephFS whoever opens a file while a client has just fallen silent, or asks for its size, waits
+until the storage has missed that client, and all hosts' writes to the file wait with it (record
+108). And where the broker's own reads and writes hang, a command's would hang too.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from broker.client.ask import ask
 from broker.config.sections import Config
@@ -17,13 +20,28 @@ SILENT_S = 90.0
 _ASK_S = 3.0
 
 
-def silent_client(config: Config) -> str:
-    """Which host has just fallen silent, in words; "": none is known. Asks the broker."""
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """Whether nothing of the storage is to be touched now. `why`: the reason in words; "": it may
+    be touched. `hangs`: the storage does not answer the broker here."""
+
+    why: str = ""
+    hangs: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.why)
+
+
+def left_alone(config: Config) -> LeftAlone:
+    """What the broker here says; that the storage may be touched, where it says nothing."""
     try:
         status = ask(config.daemon.socket, "GET", "/v1/status", Status, timeout_s=_ASK_S)
     except HaError:
-        return ""
+        return LeftAlone()
+    if status.storage.state == "hung":
+        return LeftAlone(f"{config.storage.whiteboard}: {status.storage.problem}", hangs=True)
     for host in status.hosts.values():
-        if host.liveness != "live" and host.age_s is not None and host.age_s < SILENT_S:
-            return f"host {host.hostname} fell silent {host.age_s:.0f} s ago"
-    return ""
+        # Where nothing can be read here no host is known to be silent, and none of its files open.
+        if host.liveness == "silent" and host.age_s is not None and host.age_s < SILENT_S:
+            return LeftAlone(f"host {host.hostname} fell silent {host.age_s:.0f} s ago")
+    return LeftAlone()

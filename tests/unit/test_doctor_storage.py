@@ -86,10 +86,41 @@ def test_an_error_of_a_check_is_a_sentence_and_a_bug_stays_a_bug() -> None:
         list(bounded("x", 5, breaks))
 
 
-def fall_silent(monkeypatch: pytest.MonkeyPatch, liveness: str, age_s: float | None) -> None:
-    """The broker says that of host 2."""
+def fall_silent(
+    monkeypatch: pytest.MonkeyPatch,
+    liveness: str,
+    age_s: float | None,
+    storage: str = "ok",
+    problem: str = "",
+) -> None:
+    """The broker says that of host 2, and that of the storage."""
     host = SimpleNamespace(liveness=liveness, age_s=age_s, hostname="host2")
-    monkeypatch.setattr(silent, "ask", lambda *_, **__: SimpleNamespace(hosts={2: host}))
+    said = SimpleNamespace(hosts={2: host}, storage=SimpleNamespace(state=storage, problem=problem))
+    monkeypatch.setattr(silent, "ask", lambda *_, **__: said)
+
+
+@pytest.mark.parametrize(
+    ("state", "problem", "is_left"),
+    [
+        ("hung", "writing slot 1 has not answered for 12.0 s", True),
+        # What fails at once may be looked at: the checks say with what.
+        ("error", "writing slot 1: Input/output error", False),
+    ],
+)
+def test_a_storage_that_hangs_by_the_brokers_word_fails_and_is_left_alone(
+    site: Path, monkeypatch: pytest.MonkeyPatch, state: str, problem: str, is_left: bool
+) -> None:
+    """Nothing can be read then, so of no other host it is known that it fell silent."""
+    fall_silent(monkeypatch, "uncertain", 12.0, state, problem)
+    found = list(checks.check_storage(str(site), 0.1))
+    texts = [each.text for each in found]
+    assert not any("fell silent" in text for text in texts)
+    if is_left:
+        (only,) = found
+        assert (only.verdict, only.fix) == ("fail", checks._HANGS)
+        assert problem in only.text and str(site.parent) in only.text
+    else:
+        assert any("direct write of 4 KiB" in text for text in texts)
 
 
 @pytest.mark.parametrize(
