@@ -37,7 +37,9 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         groups=table.GROUPS,
     )
-    parser.add_argument("--config", default=default_path(), help="default: %(default)s")
+    parser.add_argument(
+        "--config", metavar="FILE", default=default_path(), help="default: %(default)s"
+    )
     parser.add_argument("--status", action="store_true", help="the same as: ha-agent status")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     parser.add_argument("--watch", action="store_true", help="with --status: again and again")
@@ -85,6 +87,8 @@ def _run(parser: Parser, arguments: argparse.Namespace, as_json: bool) -> int:
     try:
         code = table.run(arguments, as_json)
         if code is None:
+            if as_json or arguments.watch:
+                parser.error("a verb is missing, such as status")
             parser.print_help()
             code = ExitCode.USAGE
         return code

@@ -271,7 +271,7 @@ def _notify(arguments: Namespace, as_json: bool) -> int:
 
 
 def _replay_options(parser: ArgumentParser) -> None:
-    parser.add_argument("file", help="STATE-DIR/journal/journal.jsonl, or an older one")
+    parser.add_argument("file", metavar="FILE", help="STATE-DIR/journal/journal.jsonl, or older")
     parser.add_argument("--scenario", metavar="OUT", help="also write the incident as a scenario")
     json_option(parser)
 
@@ -328,7 +328,7 @@ def _fence(arguments: Namespace, as_json: bool) -> int:
 
 def _whiteboard_options(parser: ArgumentParser) -> None:
     dump = _below(parser, "dump")
-    dump.add_argument("file")
+    dump.add_argument("file", metavar="FILE", help="a whiteboard volume, or a copy of one")
     json_option(dump)
 
 

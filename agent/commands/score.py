@@ -27,6 +27,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.terminal.errors import CommandError
+from broker.config.explain import in_words
 from broker.config.sections import ScoreSection
 from broker.config.values import Fraction
 from broker.daemon.exit_codes import ExitCode
@@ -145,7 +146,7 @@ def _question(item: Any, place: str) -> Question:
     except msgspec.ValidationError as error:
         text, _, where = str(error).partition(" - at `$")
         field = f"{place}{where.rstrip('`')}".lstrip(".") or "the input"
-        raise CommandError(ExitCode.FAILED, f"{field}: {text}") from None
+        raise CommandError(ExitCode.FAILED, f"{field}: {in_words(text)}") from None
     except (_NotFinite, RecursionError) as error:
         raise CommandError(ExitCode.FAILED, str(error)) from None
 

@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 from agent.setup.arguments import OPTIONS
 from agent.terminal.errors import CommandError
 from broker.config.addresses import API_PORT
+from broker.config.explain import explain
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign_toml import tables
 
@@ -76,9 +77,12 @@ def read_answers(path: str) -> Answers:
         return msgspec.convert(tables(Path(path).read_text()), Answers)
     except OSError as error:
         raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CommandError(ExitCode.USAGE, f"{path}: is not TOML: {error}") from None
+    except msgspec.ValidationError as error:
         keys = ", ".join(OPTIONS)
-        raise CommandError(ExitCode.USAGE, f"{path}: {error}; its keys are {keys}") from None
+        text = explain(str(error), Answers)
+        raise CommandError(ExitCode.USAGE, f"{path}: {text}; its keys are {keys}") from None
 
 
 class Asker:

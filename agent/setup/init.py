@@ -135,11 +135,21 @@ def _asked(
 ) -> tuple[dict[str, Value | None], domains.Imported]:
     """The keys to set, and the VM."""
     if given.whiteboard is None or given.leases is None:
-        folder = given.storage or asker.ask(
+        given.storage = given.storage or asker.ask(
             "storage", "Folder on the shared storage (mounted on every host)", None
         )
-        given.whiteboard = given.whiteboard or str(Path(folder) / "whiteboard")
-        given.leases = given.leases or str(Path(folder) / "leases")
+        given.whiteboard = given.whiteboard or str(Path(given.storage) / "whiteboard")
+        given.leases = given.leases or str(Path(given.storage) / "leases")
+    for name, typed in (
+        ("storage", given.storage),
+        ("whiteboard", given.whiteboard),
+        ("leases", given.leases),
+        ("registry", given.registry),
+    ):
+        if typed is not None and not typed.startswith("/"):
+            raise CommandError(
+                ExitCode.USAGE, f"--{name}: {typed!r} is no absolute path; it must begin with /"
+            )
     values: dict[str, Value | None] = {
         "host.id": given.host_id or 1,
         "storage.whiteboard": given.whiteboard,

@@ -181,7 +181,7 @@ def _of_host(status: Status, host: HostStatus) -> Iterator[str]:
         yield (
             f"SLOT of {host.hostname} has no room for {host.left_out} of its lines:"
             " what decides is whole, explanations are missing"
-            " (ha-agent whiteboard dump shows what is there)"
+            " (ha-agent whiteboard dump FILE shows what is there)"
         )
     if host.liveness == "live":
         yield from (f"{host.hostname} {what}" for what in cannot(host))

@@ -25,7 +25,65 @@ def explain(message: str, file: type[Struct]) -> str:
     if missing is not None:
         full = f"{key}.{missing.group(1)}" if key else missing.group(1)
         return f"{full} is missing"
-    return f"{key or 'the file'}: {text}"
+    return f"{key or 'the file'}: {in_words(text)}"
+
+
+def in_words(text: str) -> str:
+    """msgspec's sentence about one value as an administrator reads it: what the value must be. A
+    sentence that is not known stays as it is."""
+    kinds = re.fullmatch(r"Expected `(.*)`, got `(.*)`", text)
+    if kinds is not None:
+        if kinds.groups() == ("int", "float"):
+            return "must be a whole number"
+        wanted = [_kind(one) for one in kinds.group(1).split(" | ") if one != "null"]
+        return f"must be {' or '.join(wanted)}, not {_kind(kinds.group(2))}"
+    pattern = re.fullmatch(r"Expected `str` matching regex '(.*)'", text)
+    if pattern is not None:
+        return _pattern_in_words(pattern.group(1).replace("\\\\", "\\"), text)
+    bound = re.fullmatch(r"Expected `(.*)` (of length )?(>=|<=|>|<) ([-+.e0-9]+)", text)
+    if bound is not None:
+        kind, of_length, sign, limit = bound.groups()
+        number = f"{float(limit):g}" if float(limit) < 1e6 else f"{float(limit):.0f}"
+        if of_length and sign == ">=" and number == "1":
+            return "must not be empty"
+        unit = "" if not of_length else " characters" if kind == "str" else " values"
+        return f"must {'have' if of_length else 'be'} {_SIGNS[sign]} {number}{unit}"
+    return text
+
+
+_SIGNS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_KINDS = {
+    "str": "text in quotes",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list in [ ]",
+    "object": "a table",
+}
+#: What the patterns of the configuration's types ask for; a list of words needs no entry.
+_PATTERNS = {
+    "^/": "must begin with / (an absolute path)",
+    "^$|^/": "must be empty, or begin with / (an absolute path)",
+    r"^$|^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$": "must be a UUID in small letters",
+    r"^$|^[0-9A-Fa-f-]{32,36}$": "must be a UUID",
+    r"^[A-Za-z0-9._-]{1,48}$": "must be 1 to 48 letters, digits, dots, _ or -",
+    r"^$|^[A-Za-z0-9_-]{1,32}$": "must be at most 32 letters, digits, _ or -",
+    r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?$": "must be a full host name (ha1.example.org)",
+    "^$|^([0-9A-Fa-f]{2}:?){32}$": "must be a SHA-256 fingerprint (64 hexadecimal digits)",
+    "^$|^(/.*/)?fence_[A-Za-z0-9_]+$": "must be a program fence_..., with or without its path",
+}
+
+
+def _kind(name: str) -> str:
+    return _KINDS.get(name, name)
+
+
+def _pattern_in_words(pattern: str, text: str) -> str:
+    words = re.fullmatch(r"\^\(([A-Za-z0-9_|-]+)\)\$", pattern)
+    if words is None:
+        return _PATTERNS.get(pattern, text)
+    *most, last = words.group(1).split("|")
+    return f"must be {', '.join(most)} or {last}" if most else f"must be {last}"
 
 
 def _known_keys(section: str, file: type[Struct]) -> list[str]:

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from gettext import gettext
 from typing import Any, NoReturn
 
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.version import VERSION
+
+#: argparse's own sentences, which say what is wrong in the words of its code.
+_REQUIRED = gettext("the following arguments are required: %s").partition("%s")[0]
+_ONE_OF = re.escape(gettext("one of the arguments %s is required")).replace("%s", "(.*)")
+#: What the types of the options take.
+_TYPES: dict[Any, str] = {int: "a whole number", float: "a number"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +57,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on standard error, with --json an object on standard output; exit code 2."""
+        message = self._what_to_type(message)
         link = " See" if message.endswith("?") else "; see"
         text = f"{message}{link}: {self.prog} --help"
         if "--json" in sys.argv:
@@ -73,6 +82,51 @@ class Parser(argparse.ArgumentParser):
         formatter.end_section()
         formatter.add_text(self.epilog)
         return formatter.format_help()
+
+    def _what_to_type(self, message: str) -> str:
+        """The message, but where a word is missing: which, and what it may be."""
+        by_name = {str(argparse._get_action_name(one)): one for one in self._actions}
+        if message.startswith(_REQUIRED):
+            names = message.removeprefix(_REQUIRED).split(", ")
+            return "; ".join(self._missing(name, by_name.get(name)) for name in names)
+        if (several := re.fullmatch(_ONE_OF, message)) is not None:
+            named = [name + self._help(by_name.get(name)) for name in several.group(1).split()]
+            return f"one of these is needed: {' or '.join(named)}"
+        return message
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """argparse's own reading of an argument's words, in words where they do not fit."""
+        try:
+            return super()._get_values(action, arg_strings)
+        except argparse.ArgumentError as error:
+            kind = _TYPES.get(action.type)
+            if kind is None or len(arg_strings) != 1:
+                raise
+            name = error.argument_name or action.dest
+            self.error(f"{name} must be {kind}, not {arg_strings[0]!r}")
+
+    def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
+        """How many words the option takes; an error that names its value where there is none."""
+        try:
+            return super()._match_argument(action, arg_strings_pattern)
+        except argparse.ArgumentError:
+            name = "/".join(action.option_strings) or str(argparse._get_action_name(action))
+            value = action.metavar or (action.dest or "").upper()
+            self.error(f"behind {name} a value is missing: {value}{self._help(action)}")
+
+    def _missing(self, name: str, action: argparse.Action | None) -> str:
+        """That an argument is missing, and what it may be."""
+        if action is None or action.choices is None:
+            return f"{name} is missing{self._help(action)}"
+        *most, last = map(str, action.choices)
+        words = f"{', '.join(most)} or {last}" if most else last
+        return f"a word is missing: {words}{self._help(action)}"
+
+    def _help(self, action: argparse.Action | None) -> str:
+        """An argument's help, in parentheses behind its name."""
+        if action is None or not action.help:
+            return ""
+        return f" ({self._get_formatter()._expand_help(action)})"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """argparse's own check of a word against its choices, with the word that was meant."""

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser, _SubParsersAction
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,17 @@ def test_status_that_is_not_configured_has_another_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("maintenance", "ha-agent maintenance: the following arguments are required: mode"),
+        ("maintenance", "ha-agent maintenance: a word is missing: global, local or none (global: "),
+        ("vm", "ha-agent vm: a word is missing: start, shutdown, poweroff, console"),
+        ("vm show", "ha-agent vm show: NAME is missing (a VM's name or number)"),
+        ("vm define x", "ha-agent vm define: one of these is needed: FILE (its domain XML;"),
+        ("fence add 2", "ha-agent fence add: --address is missing (of the device)"),
+        ("fence add", "HOST is missing (the id of the host whose power it switches); --address"),
+        ("config set vm.name", "ha-agent config set: VALUE is missing (a word or number;"),
+        ("maintenance global --for", "behind --for a value is missing: TIME (ends by itself: 30m"),
+        ("doctor --for x", "ha-agent doctor: --for must be a number, not 'x'"),
+        ("config rollback x", "ha-agent config rollback: N must be a whole number, not 'x'"),
+        ("--watch", "ha-agent: a verb is missing, such as status; see: ha-agent --help"),
         ("maintenance loca", "ha-agent maintenance: no word 'loca' here; did you mean local?"),
         ("statsu", "ha-agent: no word 'statsu' here; did you mean status?"),
         ("maint", "ha-agent: no word 'maint' here; did you mean maintenance?"),
@@ -146,6 +157,35 @@ def test_a_usage_error_is_a_line_that_says_what_was_meant(
     result = run("ha-agent", *typed.split(), config=site)
     refused(result, ExitCode.USAGE, said, "--help")
     assert result.stdout == ""
+
+
+def parsers_below(parser: ArgumentParser) -> Iterator[ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            for below in action.choices.values():
+                yield from parsers_below(below)
+
+
+def test_every_argument_that_must_be_given_says_what_may_be_typed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each verb with nothing behind it: no error is in argparse's own words, and each word that is
+    missing is named with what it is for."""
+    seen = 0
+    for parser in parsers_below(main._parser()):
+        needed = [one for one in parser._actions if one.required]
+        if not needed:
+            continue
+        with pytest.raises(SystemExit):
+            parser.parse_args([])
+        said = capsys.readouterr().err
+        assert "are required" not in said and said.startswith(f"{parser.prog}: "), said
+        for action in needed:
+            what = list(action.choices) if action.choices else [action.help or "no help"]
+            assert all(str(word) in said for word in what), (said, what)
+        seen += 1
+    assert seen > 15, "of all verbs"
 
 
 def test_a_usage_error_is_json_where_json_is_asked_for(site: Path) -> None:

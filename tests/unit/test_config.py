@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import pytest
+from msgspec import inspect
 
+from agent.setup.answers import Answers
 from broker.config.errors import ConfigError
+from broker.config.explain import in_words
 from broker.config.load import load
 from broker.config.machine import system_uuid
 from broker.config.secrets import FenceSecret, load_fence_secrets, unused_fence_secrets
+from broker.config.sections import Config
 
 GOOD = """
 [host]
@@ -41,8 +48,14 @@ def test_the_smallest_file_has_the_reference_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD.replace("id = 1", "id = 0"), "host.id"),
-        (GOOD.replace("id = 1", "id = 2001"), "host.id"),
+        (GOOD.replace("id = 1", "id = 0"), "host.id: must be at least 1"),
+        (GOOD.replace("id = 1", "id = 2001"), "host.id: must be at most 2000"),
+        (GOOD.replace("id = 1", "id = 1.5"), "host.id: must be a whole number"),
+        (GOOD.replace('"/', '"'), "storage.whiteboard: must begin with / (an absolute path)"),
+        (GOOD + "[network]\ntest = 'pign'\n", "network.test: must be ping, dns, tcp or none"),
+        (GOOD + "[network]\ntargets = 'a'\n", "network.targets: must be a list in [ ], not text"),
+        (GOOD + "[[fence.device]]\nhost = 2\ntype = 'ilo'\n", "type: must be ipmi, redfish"),
+        (GOOD + "[storage-fence]\nfile-system = ''\n", "must not be empty"),
         (GOOD.replace("id = 1", "id = true"), "host.id"),
         (GOOD.replace("id = 1", 'id = "1"'), "host.id"),
         (GOOD.replace("id = 1", ""), "host.id is missing"),
@@ -292,3 +305,30 @@ def test_no_more_addresses_of_heartbeats_are_published_than_are_read(tmp_path: P
     many = ", ".join(f'"10.0.0.{n}:8766"' for n in range(1, 6))
     with pytest.raises(ConfigError, match=re.escape("api.heartbeat-advertise: more than 4")):
         load(write(tmp_path, f"{GOOD}[api]\nheartbeat-advertise = [{many}]\n"))
+
+
+def patterns(kind: inspect.Type) -> Iterator[str]:
+    """The patterns of all texts in a type."""
+    match kind:
+        case inspect.StrType(pattern=str(pattern)):
+            yield pattern
+        case inspect.StructType(fields=fields):
+            for field in fields:
+                yield from patterns(field.type)
+        case inspect.VarTupleType(item_type=item):
+            yield from patterns(item)
+        case inspect.UnionType(types=types):
+            for each in types:
+                yield from patterns(each)
+        case inspect.DictType(key_type=key, value_type=value):
+            yield from (*patterns(key), *patterns(value))
+
+
+@pytest.mark.parametrize("file", [Config, Answers])
+def test_no_value_is_refused_with_a_regular_expression(file: type[msgspec.Struct]) -> None:
+    found = set(patterns(inspect.type_info(file)))
+    assert found, "the file has such texts"
+    for pattern in found:
+        with pytest.raises(msgspec.ValidationError) as refused:
+            msgspec.convert("\0", Annotated[str, msgspec.Meta(pattern=pattern)])
+        assert in_words(str(refused.value)).startswith("must "), pattern
