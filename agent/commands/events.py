@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from agent.status.command import wants_colour
-from agent.terminal.columns import say
+from agent.terminal.columns import say, wants_colour
 from agent.terminal.times import moment
 from broker.client.ask import BrokerDown, ask
 from broker.daemon.exit_codes import ExitCode

@@ -5,7 +5,8 @@ needed."""
 from __future__ import annotations
 
 from agent.fence.driver import Driver, Pointless
-from agent.fence.levels import FenceLevels, GuardedDevice
+from agent.fence.guarded import DeviceSetting, GuardedDevice
+from agent.fence.levels import FenceLevels
 from broker.config.errors import ConfigError
 from broker.config.secrets import FenceSecret, load_fence_secrets
 from broker.config.sections import Config, FenceDevice
@@ -30,12 +31,14 @@ def fence_device(config: Config, device: FenceDevice, secret: FenceSecret) -> Gu
         device.host,
         device.title,
         driver,
-        level=device.level,
-        trusted=device.identity == "trusted",
-        timeout_s=device.timeout or config.fence.timeout,
-        retries=device.retries,
-        username=device.username,
-        secrets=(secret.password, *secret.options.values()),
+        DeviceSetting(
+            level=device.level,
+            trusted=device.identity == "trusted",
+            timeout_s=device.timeout or config.fence.timeout,
+            retries=device.retries,
+            username=device.username,
+            secrets=(secret.password, *secret.options.values()),
+        ),
     )
 
 

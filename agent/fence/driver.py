@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The port of a fence device: what every kind of device must be able to do, and nothing more.
 
-A driver is blocking; its caller gives it a thread and a deadline (agent/fence/levels.py). It
+A driver is blocking; its caller gives it a thread and a deadline (agent/fence/guarded.py). It
 may raise any exception: the caller turns it into a sentence without the password.
 """
 

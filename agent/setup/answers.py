@@ -20,7 +20,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from agent.setup.arguments import OPTIONS
+from agent.setup.options import OPTIONS
 from agent.terminal.errors import CommandError
 from broker.config.addresses import API_PORT
 from broker.config.explain import explain

@@ -12,22 +12,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from agent.status.read import Lacking, read
-from agent.status.text import as_text
-from broker.client.quick import BrokerDown, get
+from agent.status.fetch import SHORT_BYTES, does_not_fit, fetch, shown
+from agent.terminal.columns import wants_colour
+from broker.client.quick import BrokerDown
 from broker.config.places import changed_s, plainly_named_socket
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.regular_file import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from broker.client.ask import BrokerRefused
-    from broker.wire.status import Status
-
-
-#: A longer answer is decoded faster by msgspec, even with its import.
-SHORT_BYTES = 128 * 1024
 
 
 def run(config_path: str, as_json: bool, watch: bool, warn: Callable[[str], None]) -> int:
@@ -55,7 +48,7 @@ def run(config_path: str, as_json: bool, watch: bool, warn: Callable[[str], None
             answer = json.loads(raw)
             up, read_s = answer["engine"]["up"], answer.get("config_file_s")
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            raise _does_not_fit(raw) from None
+            raise does_not_fit(raw) from None
         text = json.dumps(answer, indent=2, ensure_ascii=False) if len(raw) < SHORT_BYTES else ""
         text = text or _formatted(raw)
     else:
@@ -80,56 +73,6 @@ def _formatted(raw: bytes) -> str:
     import msgspec
 
     return msgspec.json.format(raw, indent=2).decode()
-
-
-def shown(raw: bytes, width: int | None, colour: bool) -> tuple[str, Status]:
-    """The text, and the status that it was made from."""
-    try:
-        status = read(raw)
-        return as_text(status, width, colour), status
-    except (Lacking, ValueError, TypeError, AttributeError, RecursionError):
-        status = _decoded(raw)
-        return as_text(status, width, colour), status
-
-
-def _decoded(raw: bytes) -> Status:
-    """The decoded answer; BrokerRefused where it has another form."""
-    import msgspec
-
-    from broker.client.ask import BrokerRefused
-    from broker.daemon.foreign_json import decoded
-    from broker.wire.status import Status
-
-    try:
-        return decoded(raw, Status)
-    except msgspec.MsgspecError as error:
-        raise BrokerRefused(f"an answer that does not fit: {error}") from None
-
-
-def _does_not_fit(raw: bytes) -> BrokerRefused:
-    """The refusal of an answer that is no status."""
-    from broker.client.ask import BrokerRefused
-
-    try:
-        _decoded(raw)
-    except BrokerRefused as error:
-        return error
-    return BrokerRefused("an answer that does not fit: it has no engine that is up or not")
-
-
-def fetch(socket: str) -> bytes:
-    """The status as JSON. Raises as `ask` does."""
-    code, raw = get(socket, "/v1/status")
-    if code != 200:
-        from broker.client.ask import BrokerRefused, refusal
-
-        raise BrokerRefused(refusal(code, raw), code)
-    return raw
-
-
-def wants_colour() -> bool:
-    """Whether to use colours: on a terminal that can, unless https://no-color.org is asked for."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in (None, "", "dumb")
 
 
 def _plain_socket(config_path: str) -> str | None:

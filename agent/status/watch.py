@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 import time
 
-from agent.status.command import fetch, shown, wants_colour
+from agent.status.fetch import fetch, shown
 from agent.status.sentences import duration
+from agent.terminal.columns import wants_colour
 from broker.client.ask import BrokerError
 from broker.daemon.exit_codes import ExitCode
 

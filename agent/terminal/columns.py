@@ -13,6 +13,11 @@ from typing import TextIO
 COLUMN_MIN = 16
 
 
+def wants_colour() -> bool:
+    """Whether to use colours: on a terminal that can, unless https://no-color.org is asked for."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in (None, "", "dumb")
+
+
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Columns as wide as their widest cell, a line for each row."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The hosts' BMCs as simulated devices, below the product's own guard (agent/fence/levels.py).
+"""The hosts' BMCs as simulated devices, below the product's own guard (agent/fence/guarded.py).
 
 What a device answers is made up here; whose machine it is, until when it is waited for, what an
 error is, and that an order is withdrawn in time is the product's own code.
@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agent.fence.driver import DeviceError, Withdrawn, go
-from agent.fence.levels import FenceLevels, GuardedDevice
+from agent.fence.guarded import DeviceSetting, GuardedDevice
+from agent.fence.levels import FenceLevels
 from agent.ports import Still
 from scoring.observation import Power
 from tests.simulation.host import CACHED_S, Host
@@ -39,7 +40,7 @@ def fence_levels(world: World, host: Host, timeout_s: float) -> FenceLevels:
                 other.number,
                 f"BMC of host {other.number}",
                 SimBmc(world, host, other, time),
-                timeout_s=timeout_s,
+                DeviceSetting(timeout_s=timeout_s),
                 worker=SimWorker,
                 clock=time,
             )

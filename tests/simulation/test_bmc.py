@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The product's own guard of a fence device (agent/fence/levels.py) in virtual time: identity,
+"""The product's own guard of a fence device (agent/fence/guarded.py) in virtual time: identity,
 deadlines, errors, and a thread that ends with its process."""
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from agent.fence import levels as fence_levels
+from agent.fence import guarded
 from agent.fence.driver import always
-from agent.fence.levels import GRACE_S, FenceLevels, Identity
+from agent.fence.guarded import GRACE_S, Identity
+from agent.fence.levels import FenceLevels
 from scoring.observation import Power, PowerAnswer, PowerOffEnded
 from tests.simulation import bmc
 from tests.simulation.laws import Broken
@@ -75,7 +76,7 @@ def test_each_order_of_the_bytes_is_its_own(site: Site, number: int) -> None:
     site.target.number = number
     guid = device.guid()
     assert guid is not None
-    assert fence_levels.whose(guid, site.target.system_uuid)[0] is Identity.PROVEN
+    assert guarded.whose(guid, site.target.system_uuid)[0] is Identity.PROVEN
     site.target.number = 2
 
 
@@ -105,7 +106,7 @@ def test_the_order_to_another_machine_is_a_breach(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What keeps it away is the product's comparison, and nothing of the simulation's."""
-    monkeypatch.setattr(fence_levels, "whose", lambda guid, known: (Identity.PROVEN, ""))
+    monkeypatch.setattr(guarded, "whose", lambda guid, known: (Identity.PROVEN, ""))
     site.target.bmc.fault = "foreign"
     with pytest.raises(Broken, match="another machine"):
         site.order_off()

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.fence.levels import GuardedDevice
+from agent.fence.guarded import DeviceSetting, GuardedDevice
 from agent.fence.program import AgentDriver
 from scoring.observation import Power
 from tests.fakes.ipmi_bmc import IpmiBmc
@@ -31,7 +31,9 @@ def place(tmp_path: Path) -> Path:
 def device(place: Path, mood: str = "", timeout_s: float = 8.0, **more: str) -> GuardedDevice:
     options = {"username": "admin", "password": PASSWORD, "state": str(place), "mood": mood}
     driver = AgentDriver(FAKE_AGENT, options | more)
-    return GuardedDevice(2, "pdu", driver, trusted=True, timeout_s=timeout_s, secrets=[PASSWORD])
+    return GuardedDevice(
+        2, "pdu", driver, DeviceSetting(trusted=True, timeout_s=timeout_s, secrets=[PASSWORD])
+    )
 
 
 def test_options_go_to_standard_input(place: Path) -> None:
@@ -98,7 +100,7 @@ def test_the_goal_is_the_power_and_not_the_exit_code(place: Path) -> None:
 
 
 def test_a_program_that_is_not_there(place: Path) -> None:
-    mine = GuardedDevice(2, "pdu", AgentDriver("fence_of_nobody", {}), trusted=True)
+    mine = GuardedDevice(2, "pdu", AgentDriver("fence_of_nobody", {}), DeviceSetting(trusted=True))
     found = asyncio.run(mine.read(""))
     assert "fence_of_nobody is not installed" in found.detail
 
@@ -117,7 +119,10 @@ def test_the_real_fence_ipmilan(tmp_path: Path) -> None:
 
     async def run() -> None:
         mine = GuardedDevice(
-            2, "bmc", AgentDriver("fence_ipmilan", options), trusted=True, timeout_s=30
+            2,
+            "bmc",
+            AgentDriver("fence_ipmilan", options),
+            DeviceSetting(trusted=True, timeout_s=30),
         )
         assert (await mine.check("")).power is Power.ON
         assert (await mine.switch("", on=False)).ordered

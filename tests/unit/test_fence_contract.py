@@ -13,8 +13,8 @@ from typing import Protocol
 import pytest
 
 from agent.fence.driver import Driver
+from agent.fence.guarded import DeviceSetting, GuardedDevice, Identity, Privilege
 from agent.fence.ipmi import IpmiDriver
-from agent.fence.levels import GuardedDevice, Identity, Privilege
 from agent.fence.program import AgentDriver
 from agent.fence.redfish import RedfishDriver
 from scoring.observation import Power
@@ -109,10 +109,9 @@ def device(site: Site, password: str = PASSWORD, timeout_s: float = 8.0) -> Guar
         2,
         "the device",
         site.driver(password),
-        trusted=not site.knows_guid,
-        timeout_s=timeout_s,
-        username="admin",
-        secrets=[password],
+        DeviceSetting(
+            trusted=not site.knows_guid, timeout_s=timeout_s, username="admin", secrets=[password]
+        ),
     )
 
 
@@ -155,14 +154,14 @@ def test_an_identity_is_proven_or_trusted(site: Site) -> None:
 
 
 def test_one_that_is_neither_proven_nor_trusted_is_not_switched(site: Site) -> None:
-    mine = GuardedDevice(2, "the device", site.driver(), timeout_s=8.0)
+    mine = GuardedDevice(2, "the device", site.driver(), DeviceSetting(timeout_s=8.0))
     found = asyncio.run(mine.switch(str(OTHER), on=False))
     assert not found.usable and not found.ordered and found.detail
     assert site.orders == [] and site.on
 
 
 def test_one_whose_host_published_nothing_is_not_switched(site: Site) -> None:
-    mine = GuardedDevice(2, "the device", site.driver(), timeout_s=8.0)
+    mine = GuardedDevice(2, "the device", site.driver(), DeviceSetting(timeout_s=8.0))
     found = asyncio.run(mine.switch("", on=False))
     assert found.identity is Identity.UNKNOWN and not found.ordered
     assert site.orders == [] and site.on

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.fence.driver import always
+from agent.fence.guarded import DeviceSetting, Finding, GuardedDevice, Identity, Privilege
 from agent.fence.ipmi import IpmiDriver, password_problem
-from agent.fence.levels import FenceLevels, Finding, GuardedDevice, Identity, Privilege
+from agent.fence.levels import FenceLevels
 from scoring.observation import Power
 from tests.fakes.ipmi_bmc import PASSWORD, IpmiBmc
 
@@ -32,7 +33,7 @@ def device(
 ) -> GuardedDevice:
     driver = IpmiDriver("127.0.0.1", bmc.port, username, password)
     return GuardedDevice(
-        2, "bmc", driver, timeout_s=timeout_s, username=username, secrets=[password]
+        2, "bmc", driver, DeviceSetting(timeout_s=timeout_s, username=username, secrets=[password])
     )
 
 
@@ -94,7 +95,7 @@ def test_an_unknown_user(bmc: IpmiBmc) -> None:
 def test_a_login_that_may_not_switch_reads_and_fails_the_check(bmc: IpmiBmc) -> None:
     async def run() -> None:
         driver = IpmiDriver("127.0.0.1", bmc.port, "admin", PASSWORD, privilege="user")
-        mine = GuardedDevice(2, "bmc", driver, timeout_s=5)
+        mine = GuardedDevice(2, "bmc", driver, DeviceSetting(timeout_s=5))
         assert await mine.read(str(MACHINE)) == Finding(Power.ON, Identity.PROVEN)
         assert "operator is needed" in (await mine.check(str(MACHINE))).detail
         ended = await mine.switch(str(MACHINE), on=False)
@@ -134,7 +135,9 @@ def test_nobody_there(bmc: IpmiBmc) -> None:
 
 def test_an_address_that_is_no_name(bmc: IpmiBmc) -> None:
     driver = IpmiDriver("no-such-host.invalid", bmc.port, "admin", PASSWORD)
-    found = asyncio.run(GuardedDevice(2, "bmc", driver, timeout_s=5).read(str(MACHINE)))
+    found = asyncio.run(
+        GuardedDevice(2, "bmc", driver, DeviceSetting(timeout_s=5)).read(str(MACHINE))
+    )
     assert found.power is Power.UNKNOWN and found.detail
 
 
@@ -163,7 +166,9 @@ def test_swapped_addresses_switch_nothing_and_name_both(bmc: IpmiBmc, tmp_path: 
 
     def at(host: int, where: IpmiBmc) -> GuardedDevice:
         driver = IpmiDriver("127.0.0.1", where.port, "admin", PASSWORD)
-        return GuardedDevice(host, f"bmc of host {host}", driver, timeout_s=5, secrets=[PASSWORD])
+        return GuardedDevice(
+            host, f"bmc of host {host}", driver, DeviceSetting(timeout_s=5, secrets=[PASSWORD])
+        )
 
     async def run() -> None:
         levels = FenceLevels([at(2, other), at(3, bmc)], own_host=1)

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 import pytest
 
 from agent.fence.driver import DeviceError, Pointless, always, go
-from agent.fence.levels import FenceLevels, Finding, GuardedDevice, Identity, together
+from agent.fence.guarded import DeviceSetting, Finding, GuardedDevice, Identity
+from agent.fence.levels import FenceLevels, together
 from agent.ports import Still
 from scoring.observation import Power
 from tests.fakes.waiting import until
@@ -72,10 +73,7 @@ def levels(*by_level: list[Scripted], trusted: bool = False, retries: int = 0) -
             2,
             f"device {number}.{nth}",
             driver,
-            level=number,
-            trusted=trusted,
-            timeout_s=1.0,
-            retries=retries,
+            DeviceSetting(level=number, trusted=trusted, timeout_s=1.0, retries=retries),
         )
         for number, drivers in enumerate(by_level, 1)
         for nth, driver in enumerate(drivers, 1)
@@ -382,8 +380,8 @@ def test_a_hung_device_holds_up_no_other_and_is_not_piled_upon() -> None:
         hung.wait = threading.Event()
         both = FenceLevels(
             [
-                GuardedDevice(2, "hung", hung, timeout_s=0.2),
-                GuardedDevice(3, "well", well, timeout_s=60.0),
+                GuardedDevice(2, "hung", hung, DeviceSetting(timeout_s=0.2)),
+                GuardedDevice(3, "well", well, DeviceSetting(timeout_s=60.0)),
             ],
             own_host=1,
         )
@@ -459,7 +457,7 @@ SECRET = 'pä"ss wörd/+\\'
 def test_no_spelling_of_a_password_gets_out(said: str) -> None:
     bmc = Scripted()
     bmc.fails = [ValueError(f"login {said} failed")]
-    mine = GuardedDevice(2, "bmc", bmc, username="admin", secrets=[SECRET])
+    mine = GuardedDevice(2, "bmc", bmc, DeviceSetting(username="admin", secrets=[SECRET]))
     detail = asyncio.run(mine.read(UUID)).detail
     assert "login" in detail and "***" in detail and "failed" in detail
     assert said not in detail and "wörd" not in detail and "YWRtaW46" not in detail

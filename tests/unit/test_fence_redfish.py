@@ -20,7 +20,8 @@ import pytest
 import trustme
 
 from agent.fence.driver import Pointless, always
-from agent.fence.levels import FenceLevels, GuardedDevice, Identity, Privilege
+from agent.fence.guarded import DeviceSetting, GuardedDevice, Identity, Privilege
+from agent.fence.levels import FenceLevels
 from agent.fence.redfish import RedfishDriver
 from scoring.observation import Power
 from tests.fakes.redfish_bmc import PASSWORD, SESSIONS, RedfishBmc
@@ -40,7 +41,9 @@ def bmc(tmp_path: Path) -> Iterator[RedfishBmc]:
 def device(bmc: RedfishBmc, **more: Any) -> GuardedDevice:
     more = {"ca_file": str(bmc.ca_file)} | more
     driver = RedfishDriver("127.0.0.1", bmc.port, "admin", PASSWORD, **more)
-    return GuardedDevice(2, "bmc", driver, timeout_s=5, username="admin", secrets=[PASSWORD])
+    return GuardedDevice(
+        2, "bmc", driver, DeviceSetting(timeout_s=5, username="admin", secrets=[PASSWORD])
+    )
 
 
 def test_a_reading_is_one_request_once_the_system_is_known(bmc: RedfishBmc) -> None:
@@ -137,7 +140,9 @@ def test_a_401_without_a_challenge_tries_a_session_where_the_root_says(
 def test_a_wrong_password_is_told_as_that_with_a_session_too(bmc: RedfishBmc) -> None:
     bmc.basic = bmc.challenge = False
     driver = RedfishDriver("127.0.0.1", bmc.port, "admin", "wrong", ca_file=str(bmc.ca_file))
-    found = asyncio.run(GuardedDevice(2, "bmc", driver, timeout_s=5).read(str(MACHINE)))
+    found = asyncio.run(
+        GuardedDevice(2, "bmc", driver, DeviceSetting(timeout_s=5)).read(str(MACHINE))
+    )
     assert "the login is refused (401)" in found.detail
 
 
@@ -175,7 +180,7 @@ def test_a_busy_service_is_asked_again(bmc: RedfishBmc) -> None:
 def test_an_answer_without_a_body_is_none_and_is_asked_for_again(bmc: RedfishBmc) -> None:
     bmc.blank = 1
     driver = RedfishDriver("127.0.0.1", bmc.port, "admin", PASSWORD, ca_file=str(bmc.ca_file))
-    again = GuardedDevice(2, "bmc", driver, timeout_s=5, retries=1)
+    again = GuardedDevice(2, "bmc", driver, DeviceSetting(timeout_s=5, retries=1))
     assert asyncio.run(again.read(str(MACHINE))).power is Power.ON
     bmc.blank = 2
     assert "without a body" in asyncio.run(again.read(str(MACHINE))).detail
@@ -184,11 +189,11 @@ def test_an_answer_without_a_body_is_none_and_is_asked_for_again(bmc: RedfishBmc
 def test_a_dripping_answer_is_cut_off_and_leaves_the_device_free(bmc: RedfishBmc) -> None:
     async def run() -> None:
         driver = RedfishDriver("127.0.0.1", bmc.port, "admin", PASSWORD, ca_file=str(bmc.ca_file))
-        mine = GuardedDevice(2, "bmc", driver, timeout_s=0.6)
+        mine = GuardedDevice(2, "bmc", driver, DeviceSetting(timeout_s=0.6))
         bmc.drip_s = 0.1
         said = (await mine.read(str(MACHINE))).detail
         assert "in time" in said or "has not answered" in said
-        bmc.drip_s, mine._timeout_s = 0.0, 60.0
+        bmc.drip_s, mine._given = 0.0, DeviceSetting(timeout_s=60.0)
         for _ in range(100):  # its thread, on a busy machine, may be on its way back still
             if (await mine.read(str(MACHINE))).power is Power.ON:
                 return
@@ -284,7 +289,9 @@ def test_unverified_only_where_it_is_said(bmc: RedfishBmc) -> None:
 
 def test_the_name_must_be_in_the_certificate(bmc: RedfishBmc) -> None:
     driver = RedfishDriver("localhost", bmc.port, "admin", PASSWORD, ca_file=str(bmc.ca_file))
-    found = asyncio.run(GuardedDevice(2, "bmc", driver, timeout_s=5).read(str(MACHINE)))
+    found = asyncio.run(
+        GuardedDevice(2, "bmc", driver, DeviceSetting(timeout_s=5)).read(str(MACHINE))
+    )
     assert "certificate" in found.detail and bmc.requests == []
 
 
@@ -295,7 +302,9 @@ def test_a_ca_file_that_is_none() -> None:
 
 def test_nobody_there() -> None:
     driver = RedfishDriver("127.0.0.1", 1, "admin", PASSWORD, verify=False)
-    found = asyncio.run(GuardedDevice(2, "bmc", driver, timeout_s=5).read(str(MACHINE)))
+    found = asyncio.run(
+        GuardedDevice(2, "bmc", driver, DeviceSetting(timeout_s=5)).read(str(MACHINE))
+    )
     assert "refused" in found.detail
 
 
@@ -355,7 +364,9 @@ def _await(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 def emulated(emulator: tuple[int, str], system: str, password: str = PASSWORD) -> GuardedDevice:
     port, ca_file = emulator
     driver = RedfishDriver("127.0.0.1", port, "admin", password, system=system, ca_file=ca_file)
-    return GuardedDevice(2, "bmc", driver, timeout_s=8, username="admin", secrets=[password])
+    return GuardedDevice(
+        2, "bmc", driver, DeviceSetting(timeout_s=8, username="admin", secrets=[password])
+    )
 
 
 def test_the_emulator_is_read_and_switched_off(emulator: tuple[int, str]) -> None:

@@ -60,9 +60,7 @@ ORDER = {
 CLIMBS: set[tuple[str, str]] = set()
 #: What is larger than it should be, and how large: this list may only shrink.
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 500, 70, 8
-LARGER = {
-    "agent/fence/levels.py:__init__()": 11,
-}
+LARGER: dict[str, int] = {}
 
 
 def test_every_room_has_its_place_in_the_order() -> None:
@@ -70,41 +68,103 @@ def test_every_room_has_its_place_in_the_order() -> None:
     assert set(HOUSE["arrows"]()) == rooms
 
 
-def test_no_room_enters_one_above_it() -> None:
-    climbs = {
+def climbs(arrows: dict[str, dict[str, set[str]]]) -> set[tuple[str, str]]:
+    """The arrows that lead to a room above their own."""
+    return {
         (room, other)
-        for room, others in HOUSE["arrows"]().items()
+        for room, others in arrows.items()
         for other in others
         for order in ORDER.values()
         if room in order and other in order and order.index(other) > order.index(room)
     }
-    assert climbs - CLIMBS == set(), "a new arrow that climbs"
-    assert CLIMBS - climbs == set(), "mended: take it off the list"
 
 
-def sizes() -> dict[str, int]:
-    """What is above its limit, by name."""
-    found = {}
-    for path in HOUSE["modules"]().values():
-        name, text = str(path.relative_to(ROOT)), path.read_text()
-        if (lines := text.count("\n")) > FILE_LINES:
-            found[name] = lines
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert node.end_lineno is not None
-                if (lines := node.end_lineno - node.lineno + 1) > FUNCTION_LINES:
-                    found[f"{name}:{node.name}"] = lines
-                count = len(node.args.args) + len(node.args.kwonlyargs) - 1
-                if node.name == "__init__" and count > PARAMETERS:
-                    found[f"{name}:__init__()"] = count
+def circles(imports: dict[str, set[str]]) -> list[str]:
+    """The modules from which imports lead back to themselves; those for types alone are none."""
+    found = []
+    for start in imports:
+        reached, ahead = set(), [*imports[start]]
+        while ahead:
+            module = ahead.pop()
+            if module not in reached:
+                reached.add(module)
+                ahead += imports.get(module, ())
+        found += [start] * (start in reached)
     return found
 
 
+def sizes(name: str, text: str) -> dict[str, int]:
+    """What is above its limit in a file of this name."""
+    found = {}
+    if (lines := text.count("\n")) > FILE_LINES:
+        found[name] = lines
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            if (lines := node.end_lineno - node.lineno + 1) > FUNCTION_LINES:
+                found[f"{name}:{node.name}"] = lines
+            given = node.args
+            count = len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs) - 1
+            if node.name == "__init__" and count > PARAMETERS:
+                found[f"{name}:__init__()"] = count
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = HOUSE["modules"]()
+    imports = {name: {*HOUSE["imported"](path, modules)} - {name} for name, path in modules.items()}
+    assert circles(imports) == []
+
+
+def test_no_room_enters_one_above_it() -> None:
+    now = climbs(HOUSE["arrows"]())
+    assert now - CLIMBS == set(), "a new arrow that climbs"
+    assert CLIMBS - now == set(), "mended: take it off the list"
+
+
 def test_nothing_grows_above_its_limit() -> None:
-    now = sizes()
+    now: dict[str, int] = {}
+    for path in HOUSE["modules"]().values():
+        now |= sizes(str(path.relative_to(ROOT)), path.read_text())
     assert {name: size for name, size in now.items() if size > LARGER.get(name, 0)} == {}
     shrunk = {name: now.get(name) for name, size in LARGER.items() if now.get(name, 0) < size}
     assert shrunk == {}, "smaller than the list says: write the new size, or take it off"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("x = 1\n" * 501, {"a.py": 501}),
+        ("def f() -> None:\n" + "    x = 1\n" * 70, {"a.py:f": 71}),
+        ("class A:\n    async def f(self) -> None:\n" + "        x = 1\n" * 70, {"a.py:f": 71}),
+        (
+            "class A:\n    def __init__(self, a, b, /, c, d, e, f, *, g, h, i): ...\n",
+            {"a.py:__init__()": 9},
+        ),
+        ("class A:\n    def __init__(self, a, b, /, c, d, e, f, *, g, h): ...\n", {}),
+    ],
+)
+def test_what_is_too_large_is_found(text: str, found: dict[str, int]) -> None:
+    assert sizes("a.py", text) == found
+
+
+def test_a_planted_arrow_that_climbs_is_found(tmp_path: Path) -> None:
+    """Also one inside a function; not one for types alone."""
+    for folder in ("broker/daemon", "broker/monitors", "broker/peers"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "broker/monitors/vm.py").touch()
+    (tmp_path / "broker/peers/table.py").touch()
+    worker = tmp_path / "broker/daemon/worker.py"
+    worker.write_text(
+        "def f() -> None:\n    from broker.monitors import vm\n"
+        "if TYPE_CHECKING:\n    from broker.peers import table\n"
+    )
+    assert climbs(HOUSE["arrows"](tmp_path)) == {("broker.daemon", "broker.monitors")}
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
 
 
 def test_the_page_draws_what_the_imports_say() -> None:

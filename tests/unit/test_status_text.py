@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from agent.commands.why import explain
-from agent.status.command import shown
+from agent.status.fetch import shown
 from agent.status.read import Lacking, read
 from agent.status.text import as_text
 from agent.status.troubles import troubles
@@ -298,7 +298,7 @@ def test_the_status_loads_nothing_that_costs_time(tmp_path: Path) -> None:
         "import sys; from agent.status.command import run\n"
         f"from broker.client.quick import BrokerDown\n"
         "import agent.main\n"
-        f"from agent.status.command import fetch\n"
+        f"from agent.status.fetch import fetch\n"
         f"try: fetch('{tmp_path}/none.sock')\nexcept BrokerDown: pass\n"
         "print(*sys.modules)"
     )

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.commands.why import explain
-from agent.status.command import code_of, shown
+from agent.status.command import code_of
+from agent.status.fetch import shown
 from agent.status.text import engine_line
 from broker.api.metrics import Metrics
 from broker.daemon.exit_codes import ExitCode
