@@ -106,6 +106,8 @@ class ActionRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._outcomes: list[Outcome] = []
         self.news = asyncio.Event()
+        #: What ended an action that was to have an outcome and has none; None: nothing did.
+        self.failure: BaseException | None = None
         self._system_uuids: Mapping[int, str] = {}
         self.hostnames: Mapping[int, str] = {}
         self.last_look = LastLook(lambda: leases.fence_held)
@@ -173,8 +175,15 @@ class ActionRunner:
     def _begin(self, action: Action, running: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(running, name=str(action))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._has_ended)
         return task
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed: %r", task.get_name(), error)
+            self.failure = self.failure or error
+            self.news.set()
 
     async def _move(self, action: MigrateVm, published: Awaitable[str]) -> None:
         problem = await published

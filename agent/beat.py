@@ -138,25 +138,36 @@ class Agent:
         self._actions.news.set()
 
     async def run(self) -> None:
-        """Decide whenever there is something new, until stopped."""
-        watching = asyncio.create_task(self._watch(), name="watch the broker")
-        finishing = asyncio.create_task(
-            self._actions.finish_freeing_of_before(), name="finish a freeing"
-        )
+        """Decide whenever there is something new, until stopped.
+
+        An error that no code expects ends it, in an ExceptionGroup: the outcome of an action that
+        failed so never comes, and the VM would wait for it. The next agent begins with what it
+        finds.
+        """
+        async with asyncio.TaskGroup() as group:
+            beside = (
+                group.create_task(self._watch(), name="watch the broker"),
+                group.create_task(
+                    self._actions.finish_freeing_of_before(), name="finish a freeing"
+                ),
+            )
+            await self._steps()
+            for task in beside:
+                task.cancel()
+
+    async def _steps(self) -> None:
         loop = asyncio.get_running_loop()
         end_s = float("inf")
-        try:
-            while self._state.engine.name is not StateName.AGENT_STOPPED:
-                await self._news(min(self._wake_s, end_s))
-                if self._stopping:
-                    end_s = min(end_s, loop.time() + STOP_PATIENCE_S)
-                    if loop.time() >= end_s or (self._view is None and not self._actions.busy):
-                        return
-                await self.step()
-                self.on_step()
-        finally:
-            watching.cancel()
-            finishing.cancel()
+        while self._state.engine.name is not StateName.AGENT_STOPPED:
+            await self._news(min(self._wake_s, end_s))
+            if self._actions.failure is not None:
+                raise self._actions.failure
+            if self._stopping:
+                end_s = min(end_s, loop.time() + STOP_PATIENCE_S)
+                if loop.time() >= end_s or (self._view is None and not self._actions.busy):
+                    return
+            await self.step()
+            self.on_step()
 
     async def _news(self, until_s: float) -> None:
         """Wait for a view, an outcome or a stop, but not beyond `until_s`."""

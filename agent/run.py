@@ -7,6 +7,7 @@ import asyncio
 import faulthandler
 import logging
 import signal
+from functools import partial
 from pathlib import Path
 
 import libvirt
@@ -37,6 +38,7 @@ from broker.config.reload import needs_restart, refusal
 from broker.config.sections import Config
 from broker.config.shared_watch import watch_copy
 from broker.daemon import host_clock, service_manager
+from broker.daemon.again import tasks_again
 from broker.daemon.exit_codes import ExitCode
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
 
@@ -156,12 +158,14 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
             definition.name,
             definition.domain_type,
         )
-        beside = [
-            asyncio.create_task(rehearsals.run(), name="rehearsals"),
-            asyncio.create_task(check.run(), name="definition"),
-            asyncio.create_task(leases.opened_ahead(), name="lease volume"),
-            asyncio.create_task(watch_copy(config.daemon.state_dir, reload), name="shared"),
-        ]
+        beside = tasks_again(
+            {
+                "rehearsals": rehearsals.run,
+                "definition": check.run,
+                "lease volume": leases.opened_ahead,
+                "shared": partial(watch_copy, config.daemon.state_dir, reload),
+            }
+        )
         await agent.run()
         for task in beside:
             task.cancel()

@@ -31,6 +31,7 @@ from broker.config.secrets import load_api_token, load_cluster_key
 from broker.config.sections import Config
 from broker.config.shared_watch import watch_copy
 from broker.daemon import host_clock, service_manager
+from broker.daemon.again import tasks_again
 from broker.daemon.command_line import Parser
 from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
@@ -219,8 +220,9 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     loop.add_signal_handler(signal.SIGHUP, on_reload)
     signatures = Signatures(load_cluster_key(config), Unsigned(config.storage.unsigned))
     broker.registry.also = SharedUpdates(path, config, signatures).look
-    copies = asyncio.create_task(watch_copy(config.daemon.state_dir, on_reload), name="shared")
-    looks = asyncio.create_task(watch_certificates(broker.in_force), name="certificates")
+    shared = partial(watch_copy, config.daemon.state_dir, on_reload)
+    certificates = partial(watch_certificates, broker.in_force)
+    beside = tasks_again({"shared": shared, "certificates": certificates})
     key = "api.listen"
     try:
         await front.start(map(split, config.api.listen))
@@ -240,8 +242,8 @@ async def run(path: str, config: Config, file_s: float | None = None) -> None:
     try:
         await _live(broker, front, stop)
     finally:
-        copies.cancel()
-        looks.cancel()
+        for task in beside:
+            task.cancel()
         listeners.close()
         port.close()
         await front.close()
