@@ -17,7 +17,15 @@ from agent.terminal.errors import CommandError
 from broker.config.load import load
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
-from broker.whiteboard.identity import BadIdentity, VolumeKind, decode, expected, problem, read
+from broker.whiteboard.identity import (
+    STEP,
+    BadIdentity,
+    VolumeKind,
+    decode,
+    expected,
+    problem,
+    read,
+)
 from broker.whiteboard.mounts import mount_of
 from broker.whiteboard.volume import Volume, VolumeError
 
@@ -70,6 +78,8 @@ def _shown(config: Config, kind: VolumeKind) -> Shown:
     except BadIdentity as error:
         return Shown(kind, path, lies_on, size, "", wrong or str(error))
     if found is None:
+        if wrong:
+            return Shown(kind, path, lies_on, size, "", wrong, STEP)
         text = "no header: an earlier version made it, and it works as before"
         return Shown(kind, path, lies_on, size, text, wrong, IDENTITY_COMMAND)
     text = f"{found.kind} {found.volume} of cluster {found.cluster}"

@@ -43,7 +43,7 @@ _VERSION = 1
 _FIRST_CHARS_MAX = 40
 _ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _END = re.compile(rb"end=([0-9a-f]{8})\n\0*")
-_STEP = "check what is mounted there, and that the path is the same on all hosts"
+STEP = "check what is mounted there, and that the path is the same on all hosts"
 
 
 class VolumeKind(StrEnum):
@@ -135,6 +135,8 @@ def problem(raw: bytes, wanted: Expected) -> str:
         found = decode(raw)
     except BadIdentity as error:
         return f"{error}; {is_of}"
+    if found is None and len(raw) < SLOT_BYTES:
+        return f"ends before its identity: it has shrunk, or is another volume; {is_of}"
     if found is None:
         return f"has no identity; {is_of}"
     if (found.kind, found.cluster, found.volume) != (wanted.kind, wanted.cluster, wanted.volume):
@@ -171,7 +173,7 @@ def check_identity(volume: Volume, wanted: Expected) -> bytes:
     raw = read(volume, wanted.kind)
     found = problem(raw, wanted)
     if found:
-        raise VolumeError(VolumeFault.OTHER_VOLUME, volume.path, found, _STEP)
+        raise VolumeError(VolumeFault.OTHER_VOLUME, volume.path, found, STEP)
     return raw
 
 

@@ -5,6 +5,7 @@ opening by whoever opens it."""
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import struct
 import zlib
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from broker.config.sections import ClusterSection, Config, HostSection, StorageSection
 from broker.main import StartError, check_storage
+from broker.whiteboard import store as store_of
 from broker.whiteboard.identity import (
     LEASES_UNIT,
     BadIdentity,
@@ -56,10 +58,17 @@ def test_the_block_does_not_change_by_accident() -> None:
     assert decode(more) == OURS, "what a later version adds is ignored"
 
 
-@pytest.mark.parametrize("raw", [b"", EMPTY_SLOT, EMPTY_SLOT[:100]])
-def test_nothing_is_no_identity(raw: bytes) -> None:
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (EMPTY_SLOT, "has no identity; whiteboard 2111"),
+        (b"", "ends before its identity: it has shrunk, or is another volume; whiteboard 2111"),
+        (EMPTY_SLOT[:100], "ends before its identity: "),
+    ],
+)
+def test_nothing_is_no_identity(raw: bytes, says: str) -> None:
     assert decode(raw) is None
-    assert problem(raw, WANTED).startswith("has no identity; whiteboard 2111")
+    assert problem(raw, WANTED).startswith(says)
 
 
 @pytest.mark.parametrize(
@@ -163,10 +172,32 @@ def test_a_volume_that_was_cut_off_is_not_taken(config: Config) -> None:
     check_at(config.storage.leases, wanted)
     with Path(config.storage.leases).open("r+b") as file:
         file.truncate(3 << 20)
-    with pytest.raises(VolumeError, match="has no identity") as error:
+    with pytest.raises(VolumeError, match="ends before its identity") as error:
         check_at(config.storage.leases, wanted)
     assert error.value.fault is VolumeFault.OTHER_VOLUME
-    assert str(error.value).startswith(f"{config.storage.leases}: has no identity")
+    assert str(error.value).startswith(f"{config.storage.leases}: ends before its identity")
+
+
+def test_a_whiteboard_that_shrinks_while_it_is_open_is_noticed(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of it, this host's slot too, reads as before."""
+    path = config.storage.whiteboard
+    monkeypatch.setattr(store_of, "IDENTITY_AGAIN_S", 0.0)
+
+    async def story() -> None:
+        store = VolumeStore(path, 60.0, expected(config, VolumeKind.WHITEBOARD))
+        await store.read([1])
+        size = Path(path).stat().st_size
+        os.truncate(path, 1 << 20)
+        for _ in range(2):
+            with pytest.raises(StorageTrouble, match="ends before its identity: it has shrunk"):
+                await store.read([1])
+            with pytest.raises(StorageTrouble, match="ends before its identity: it has shrunk"):
+                await store.write(1, EMPTY_SLOT)
+        assert Path(path).stat().st_size < size
+
+    asyncio.run(story())
 
 
 def test_each_opening_of_the_whiteboard_checks_anew(config: Config) -> None:

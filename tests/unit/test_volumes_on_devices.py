@@ -241,6 +241,10 @@ def test_a_device_that_has_shrunk_is_another_volume(host: Host, loops: Loops) ->
     assert error.value.fault is VolumeFault.SHRUNK
     done = host.run("storage", "show")
     assert done.returncode == ExitCode.STORAGE and "has shrunk" in done.stdout
+    loops.shrink(leases, 1 << 20)
+    done = host.run("storage", "show")
+    assert done.returncode == ExitCode.STORAGE and "ends before its identity" in done.stdout
+    assert "init --identity" not in done.stdout, "it would write to what is left of the volume"
 
 
 def test_a_cluster_of_before_gets_headers_without_a_write_over_data(host: Host) -> None:
