@@ -13,9 +13,9 @@ Rules of this file:
    So both must have answered during this stay of the VM, and not long ago.
 3. A question that this host could not send, or whose answer it judged too late, proves nothing, and
    the silence begins anew.
-4. Only the machine that runs the engine is asked: by its heir every STEADY_S, and by all hosts in
-   every beat while its slot does not change. To the other hosts an answer shows that it must not be
-   switched off; only the heir can conclude that it hangs.
+4. Only the machine that runs the engine is asked: by its heir every STEADY_S, sooner where an
+   answer is missing, and by all hosts in every beat while its slot does not change. To the other
+   hosts an answer shows that it must not be switched off; only the heir can conclude that it hangs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import asyncio
 import errno
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
-from socket import gaierror
 from typing import Protocol
 
 from broker.config.addresses import split
@@ -36,8 +35,13 @@ STEADY_S = 30.0
 IDLE_S = 3600.0
 #: How long before the silence an answer still counts: the questions of one row, and a beat.
 FRESH_S = STEADY_S + 5.0
+#: Where one of both, the machine and the VM, has not answered, they are asked again after this.
+AGAIN_S = 5.0
 #: An answer that takes longer is ignored.
 QUESTION_S = 1.0
+#: A name that takes longer to look up cannot be asked: less than QUESTION_S, since a question that
+#: was not sent must not count as one without an answer.
+LOOKUP_S = 0.5
 #: A question may be over so much later than planned; else this host stood still.
 STALL_S = 1.0
 #: ssh, and libvirt without and with TLS. A refused connection is an answer too.
@@ -145,8 +149,11 @@ class MachineWatch:
             is_due = self._every_s < IDLE_S
             if is_due and self._asked is not None and (vm_at := self._vm_at()):
                 await self._ask(self._asked, vm_at, self._reach, asked_s)
+            every_s = self._every_s
+            if is_due and self._asked is not None and not _both_answer(self._asked):
+                every_s = min(every_s, AGAIN_S)
             try:
-                async with asyncio.timeout_at(max(clock(), asked_s + self._every_s)):
+                async with asyncio.timeout_at(max(clock(), asked_s + every_s)):
                     await self._hurry.wait()
             except TimeoutError:
                 pass
@@ -172,6 +179,11 @@ class MachineWatch:
             self.on_change()
 
 
+def _both_answer(asked: Asked) -> bool:
+    """Whether the machine and the VM have both answered the last question."""
+    return asked.kernel_s is not None and asked.kernel_s == asked.vm_s == asked.last_s
+
+
 def _result(question: asyncio.Future[bool | None]) -> bool | None:
     """The result of the questions; those without an answer yet are given up."""
     if not question.done():
@@ -189,8 +201,13 @@ class NetworkReach:
 
     async def answers(self, address: str) -> bool | None:
         host, port = split(address)
-        tries = [asyncio.ensure_future(self._connects(host, each)) for each in {*PORTS, port}]
-        tries.append(asyncio.ensure_future(self._pings(host)))
+        try:
+            async with asyncio.timeout(LOOKUP_S):
+                ip_address = (await self._lookup.addresses(host))[0]
+        except (Hung, OSError):  # a TimeoutError is an OSError
+            return None
+        tries = [asyncio.ensure_future(self._connects(ip_address, each)) for each in {*PORTS, port}]
+        tries.append(asyncio.ensure_future(self._pings(ip_address)))
         found: list[bool | None] = []
         try:
             for one in asyncio.as_completed(tries, timeout=QUESTION_S):
@@ -202,30 +219,27 @@ class NetworkReach:
         finally:
             for each in tries:
                 each.cancel()
-        # A host that cannot ping, and has no route, has asked nothing.
-        return None if found and all(each is None for each in found) else False
+        # A host that cannot ping, and has no route, has asked nothing. A question that has no
+        # answer yet was sent.
+        return None if found == [None] * len(tries) else False
 
-    async def _connects(self, host: str, port: int) -> bool | None:
+    async def _connects(self, ip_address: str, port: int) -> bool | None:
         try:
-            addresses = await self._lookup.addresses(host)
-            _, writer = await asyncio.open_connection(addresses[0], port)
-        except Hung:
-            return None
+            _, writer = await asyncio.open_connection(ip_address, port)
         except ConnectionRefusedError:
             return True
         except OSError as error:
             # From here nothing was sent; "no route to host" is what a silent machine brings about.
-            return None if error.errno in _NOT_SENT or isinstance(error, gaierror) else False
+            return None if error.errno in _NOT_SENT else False
         writer.transport.abort()
         return True
 
-    async def _pings(self, host: str) -> bool | None:
+    async def _pings(self, ip_address: str) -> bool | None:
         from icmplib import ICMPLibError, async_ping
 
         try:
-            addresses = await self._lookup.addresses(host)
-            answer = await async_ping(addresses[0], 1, timeout=QUESTION_S, privileged=False)
-        except (ICMPLibError, OSError, Hung):
+            answer = await async_ping(ip_address, 1, timeout=QUESTION_S, privileged=False)
+        except (ICMPLibError, OSError):
             return None
         if not answer.packets_sent:
             return None

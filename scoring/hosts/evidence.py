@@ -130,8 +130,9 @@ def renewal_patience_s(rules: Rules) -> float:
     return max(rules.timing.fence_after, 2.5 * rules.io_timeout_s)
 
 
-def hangs(renewed_s: float | None, evidence: Evidence, now_s: float, rules: Rules) -> bool:
-    """Whether the machine is known to hang before its sanlock has been silent for long enough.
+def why_not_hung(renewed_s: float | None, evidence: Evidence, now_s: float, rules: Rules) -> str:
+    """What keeps the machine from being known to hang before its sanlock has been silent for long
+    enough, for the log; "": it is known.
 
     A live sanlock may not renew for 2 * io_timeout, so its silence proves nothing for that long. A
     kernel answers at once or not at all. All of this must be true:
@@ -146,25 +147,30 @@ def hangs(renewed_s: float | None, evidence: Evidence, now_s: float, rules: Rule
     5. The host id (`renewed_s`) has not been renewed since.
     """
     peer, slot_s, network_s = evidence.peer, evidence.slot_since_s, evidence.network_good_s
-    if peer is None or slot_s is None or network_s is None or renewed_s is None:
-        return False
+    if peer is None or slot_s is None or renewed_s is None:
+        return "its slot and its renewals have not been seen"
     since_s, heard_s, kernel_s = (
         peer.machine_silent_since_s,
         peer.heartbeat_s,
         peer.machine_heard_s,
     )
     if since_s is None or heard_s is None or kernel_s is None:
-        return False
-    reached_s = evidence.reached_s
-    return (
-        now_s - since_s >= rules.timing.fence_after
-        and network_s >= since_s
-        and not evidence.touched_by
-        and (reached_s is None or reached_s - since_s <= REACHED_LATE_S)
-        and abs(heard_s - slot_s) <= TOGETHER_S
-        and kernel_s - heard_s <= OUTLIVES_S
-        and renewed_s - slot_s <= RENEWAL_SEEN_LATE_S
-    )
+        return "its kernel or its VM answers, or one of them did not before"
+    if now_s - since_s < rules.timing.fence_after:
+        return f"its kernel is silent only since {since_s}"
+    if network_s is None or network_s < since_s:
+        return f"this host's own network was last seen to work at {network_s}, before {since_s}"
+    if evidence.touched_by:
+        return f"its kernel answers {', '.join(evidence.touched_by)}"
+    if evidence.reached_s is not None and evidence.reached_s - since_s > REACHED_LATE_S:
+        return f"its VM answered at {evidence.reached_s}, after {since_s}"
+    if abs(heard_s - slot_s) > TOGETHER_S:
+        return f"its broker answered last at {heard_s}, its slot changed last at {slot_s}"
+    if kernel_s - heard_s > OUTLIVES_S:
+        return f"its kernel answered last at {kernel_s}, its broker at {heard_s}"
+    if renewed_s - slot_s > RENEWAL_SEEN_LATE_S:
+        return f"its slot changed last at {slot_s}, before that renewal"
+    return ""
 
 
 def renews(renewal_s: float | None, slot_since_s: float | None, now_s: float, rules: Rules) -> bool:
@@ -299,8 +305,9 @@ def may_power_off(
     after_s = timing.fence_after
     renewed_s = renewal_since_s(takeover, evidence)
     unanswered_s = None if peer is None else peer.unanswered_since_s
-    is_hung = hangs(renewed_s, evidence, now_s, rules)
-    patience_s = after_s if is_hung else renewal_patience_s(rules)
+    not_hung = why_not_hung(renewed_s, evidence, now_s, rules)
+    patience_s = renewal_patience_s(rules) if not_hung else after_s
+    why = f"; not known to hang: {not_hung}" if not_hung else ", for its kernel answers nobody"
     return (
         *_always_required(takeover, evidence, rules),
         Precondition(
@@ -320,9 +327,7 @@ def may_power_off(
         ),
         _own_storage_fine(evidence, now_s, after_s),
         _slot_stands_still(evidence, now_s, after_s),
-        _does_not_renew(
-            renewed_s, patience_s, now_s, ", for its kernel answers nobody" if is_hung else ""
-        ),
+        _does_not_renew(renewed_s, patience_s, now_s, why),
         _log_allows(evidence, now_s, rules),
         _fence_lease_held(evidence),
         _reads_on(takeover, now_s),

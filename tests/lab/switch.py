@@ -122,7 +122,6 @@ class Switch:
                 [
                     f"link add {host.name} type veth peer name eth0 netns {pid}",
                     f"link set {host.name} master {SWITCH_BRIDGE}",
-                    f"link set {host.name} {'down' if host.id in self.unplugged else 'up'}",
                 ]
             )
             if self.settings.storage in NETWORK:
@@ -131,9 +130,10 @@ class Switch:
                     [
                         f"link add {cable} type veth peer name eth1 netns {pid}",
                         f"link set {cable} master {STORAGE_BRIDGE}",
-                        f"link set {cable} {'down' if host.id in self.cut_off else 'up'}",
                     ]
                 )
+            self.frozen.pop(host.id, None)
+            self._set_links(host)
 
         pid = spawn_first(
             [sys.executable, "-m", "tests.lab.host_init", str(self.layout.directory), host.name],
@@ -154,8 +154,7 @@ class Switch:
             host = self.host(order)
             plugged = bool(order["plugged"])
             (self.unplugged.discard if plugged else self.unplugged.add)(host.id)
-            state = "up" if plugged else "down"
-            ip([f"link set {host.name} {state}"], may_fail=not power_is_on(host))
+            self._set_links(host)
         return sorted(self.unplugged)
 
     def pull(self, order: dict[str, Any]) -> None:
@@ -174,12 +173,20 @@ class Switch:
             host = self.host(order)
             plugged = bool(order["plugged"])
             (self.cut_off.discard if plugged else self.cut_off.add)(host.id)
-            state = "up" if plugged else "down"
-            ip([f"link set {host.storage_cable} {state}"], may_fail=not power_is_on(host))
+            self._set_links(host)
         return sorted(self.cut_off)
 
+    def _set_links(self, host: HostLayout) -> None:
+        """Let packets through to the host, or not, on each of its cables."""
+        for cable, out in ((host.name, self.unplugged), (host.storage_cable, self.cut_off)):
+            if cable in bmc.cables(host, self.settings):
+                state = "down" if host.id in out or host.id in self.frozen else "up"
+                ip([f"link set {cable} {state}"], may_fail=not power_is_on(host))
+
     def freeze(self, order: dict[str, Any]) -> None:
-        """Stop every process of the host, as a hung kernel does: it answers nobody.
+        """Stop every process of the host, and let no packet through to it: a kernel that hangs
+        answers nobody, and the one of the host's network namespace is this machine's, which would
+        go on answering pings and refusing connections.
 
         The watchdog that its wdmd would have fed ends it FROZEN_WATCHDOG_S later.
         """
@@ -189,6 +196,7 @@ class Switch:
             raise LabError(f"{host.name} is off; run: power-on {host.name}")
         stop_all(record.namespace)
         self.frozen[host.id] = record
+        self._set_links(host)
         say(f"{host.name} frozen")
 
         def bite() -> None:
@@ -201,8 +209,10 @@ class Switch:
 
     def thaw(self, order: dict[str, Any]) -> None:
         """Let a frozen host go on; nothing where it is not frozen, or dead by now."""
-        record = self.frozen.pop(self.host(order).id, None)
+        host = self.host(order)
+        record = self.frozen.pop(host.id, None)
         if record is not None:
+            self._set_links(host)
             continue_all(record.namespace)
 
     def bmc(self, order: dict[str, Any]) -> dict[int, str]:

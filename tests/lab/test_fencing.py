@@ -37,6 +37,9 @@ def test_a_hung_host_whose_bmc_says_off_too_early_is_switched_off(fencing: Clust
     victim = lab.wait_healthy(HEALTHY_S)
     fence = Fence(lab, victim)
     lab.freeze(victim)
+    address = lab.layout.host(host_id_of(victim)).address
+    ping = lab.sh(others(lab, victim)[0], ["ping", "-c", "1", "-W", "1", address])
+    assert ping.returncode != 0, f"a kernel that hangs answers: {ping.stdout}"
     lab.bmc(victim, "says-off 1")
     heir = lab.wait_healthy(HEALTHY_S)
     assert heir != victim

@@ -466,6 +466,7 @@ class SimReach:
             qemu is not None
             and qemu.running
             and not qemu.is_hung
+            and world.timeline.now_s >= qemu.healthy_from_s  # a guest that boots answers nobody
             and not world.guest_closed_to
             and self._host.is_way_open
             and owner.is_way_open

@@ -11,7 +11,7 @@ import pytest
 
 from broker.config.sections import HealthSection
 from broker.monitors.outside import address_of
-from broker.peers.machine import QUESTION_S, STEADY_S, MachineWatch, NetworkReach
+from broker.peers.machine import AGAIN_S, QUESTION_S, STEADY_S, MachineWatch, NetworkReach
 from tests.simulation.timeline import HostLoop, Process, Timeline
 
 HOST, VM = "two:8766", "vm:80"
@@ -114,6 +114,18 @@ def test_what_answered_long_ago_says_nothing(stage: Stage) -> None:
     stage.quiet = {2}
     stage.run(20.0)
     assert stage.silent_since_s() is None
+
+
+def test_one_lost_answer_is_asked_for_again_soon(stage: Stage) -> None:
+    """Else a machine that hangs a minute later is not known to hang: what answered was too old."""
+    stage.network.answer[VM] = False
+    stage.run(STEADY_S)
+    stage.network.answer[VM] = True
+    stage.run(AGAIN_S + 2.0)
+    stage.network.answer |= {HOST: False, VM: False}
+    stage.quiet = {2}
+    stage.run(3.0)
+    assert stage.silent_since_s() is not None
 
 
 def test_what_answers_neither_here_nor_there_is_silent(stage: Stage) -> None:
@@ -228,6 +240,44 @@ def test_a_refused_connection_is_an_answer_and_so_is_an_accepted_one() -> None:
 
 def test_a_name_that_is_none_cannot_be_asked() -> None:
     assert asyncio.run(NetworkReach().answers("no-such-name.invalid:1")) in (None, False)
+
+
+class HalfSent(NetworkReach):
+    """The kernel sends the connections and forbids the ping, as where net.ipv4.ping_group_range has
+    nobody; nothing answers. `sends` False: it forbids both."""
+
+    def __init__(self, sends: bool) -> None:
+        super().__init__()
+        self.sends = sends
+
+    async def _connects(self, ip_address: str, port: int) -> bool | None:
+        if self.sends:
+            await asyncio.sleep(FAR_S)
+        return None
+
+    async def _pings(self, ip_address: str) -> bool | None:
+        return None
+
+
+@pytest.mark.parametrize(("sends", "answer"), [(True, False), (False, None)])
+def test_a_ping_that_is_forbidden_does_not_hide_what_was_sent(
+    sends: bool, answer: bool | None
+) -> None:
+    assert asyncio.run(HalfSent(sends).answers("192.0.2.1:1")) is answer
+
+
+def test_a_name_whose_lookup_hangs_cannot_be_asked() -> None:
+    async def hang(name: str) -> list[str]:
+        await asyncio.sleep(FAR_S)
+        return []
+
+    async def story() -> bool | None:
+        reach = NetworkReach()
+        reach._lookup.addresses = hang  # type: ignore[method-assign]
+        async with asyncio.timeout(QUESTION_S):
+            return await reach.answers("vm.example:80")
+
+    assert asyncio.run(story()) is None
 
 
 def test_the_time_for_an_answer_is_less_than_a_beat_and_a_stall() -> None:

@@ -16,7 +16,7 @@ from scoring.decision import (
     PowerOffHost,
     StartVm,
 )
-from scoring.hosts.evidence import Evidence, hangs
+from scoring.hosts.evidence import Evidence, why_not_hung
 from scoring.observation import (
     LeaseAnswer,
     Power,
@@ -149,8 +149,8 @@ def test_a_vm_that_a_host_has_reached_since_is_no_hung_one(later_s: float, is_qu
 def test_a_host_without_a_slot_is_not_known_to_hang() -> None:
     lease = LeaseAnswer(True, 100.0, DEAD, 5, 77)
     nobody = Evidence(lease, None, 90.0, 0.0, True, False, ())
-    assert hangs(95.0, replace(nobody, network_good_s=100.0), 100.0, RULES) is False
-    assert hangs(None, nobody, 100.0, RULES) is False
+    assert why_not_hung(95.0, replace(nobody, network_good_s=100.0), 100.0, RULES)
+    assert why_not_hung(None, nobody, 100.0, RULES)
 
 
 def test_a_host_that_answers_is_waited_for() -> None:
