@@ -6,6 +6,7 @@ act on the new content."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import sys
@@ -18,8 +19,10 @@ import libvirt
 import msgspec
 
 from agent.registry.change import Change, changing, mended_header, status_of
-from agent.registry.definition import not_in_schema, one_host_only, text_of, with_lease
+from agent.registry.definition import Text, not_in_schema, one_host_only, text_of, with_lease
+from agent.registry.in_common import same_macs, written_by_both
 from agent.registry.names import ENGINE
+from agent.registry.running import not_running_here
 from agent.registry.settings import KEYS, in_words, pairs, shown, with_settings
 from agent.status.vms_text import STARTS_NO_OTHER
 from agent.storage.registry import shared_opened
@@ -30,7 +33,7 @@ from broker.config.sections import Config
 from broker.daemon.errors import why
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import sentence
-from broker.registry.record import DEFINITION_BYTES_MAX, NAME, VmRecord, unit_of
+from broker.registry.record import DEFINITION_BYTES_MAX, NAME, RegistryError, VmRecord, unit_of
 from broker.vm.domain_facts import Differs, parse
 from broker.vm.domain_text import with_facts_of
 from broker.vm.errors import BadDomain
@@ -46,13 +49,8 @@ def add(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
     text = text_of(xml, arguments.file, config, arguments.name or "")
     with changing(config, arguments.dry_run) as change:
         _check_name(text.name, change, config)
-        taken = next((r for r in change.known.vms.values() if r.uuid == text.uuid), None)
-        if taken is not None:
-            raise CommandError(
-                ExitCode.REFUSED,
-                f"{text.source}: {taken.name} has this UUID already; to change it: ha-agent vm"
-                f" define {taken.name} {text.source}; for another VM take its <uuid> out",
-            )
+        _check_uuid(text, change, config)
+        notes = [*text.notes, *not_running_here(config, text.name, text.uuid)]
         record = VmRecord(
             number=change.new_number(),
             name=text.name,
@@ -68,7 +66,7 @@ def add(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
         change.write_lease(record)
         record = change.put(record, made)
         done = f"{record.name} is VM {record.number}, wanted {record.want.value}"
-        return _answer(change, record, done, [*text.notes, *warnings], arguments, as_json)
+        return _answer(change, record, done, [*notes, *warnings], arguments, as_json)
 
 
 def define(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
@@ -170,13 +168,13 @@ def remove(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
     """Take a VM out of the registry. Its disks are not touched."""
     with changing(config, arguments.dry_run) as change:
         record = change.names.record(arguments.vm)
-        lease = change.leases.at(record.unit)
-        if record.number != 1 and lease is not None and lease.held:
-            owner = change.names.host_name(lease.owner)
+        holder = None if record.number == 1 else change.leases.holder(record.unit)
+        if holder is not None:
+            owner = change.names.host_name(holder)
             raise CommandError(
                 ExitCode.REFUSED,
-                f"{record.name} runs on {owner}, or did when that host died: ha-agent vm stop"
-                f" {record.name} first",
+                f"{record.name} runs on {owner}, or did when that host fell silent: ha-agent vm"
+                f" stop {record.name} first; of a silent host its death must be proven",
             )
         for other in change.known.vms.values():
             rules = [r for r in _RULES if record.number in getattr(other, r)]
@@ -257,6 +255,19 @@ def _check_name(name: str, change: Change, config: Config) -> None:
         )
 
 
+def _check_uuid(text: Text, change: Change, config: Config) -> None:
+    """CommandError where another VM has the UUID; libvirt knows a domain by it."""
+    taken = next((r.name for r in change.known.vms.values() if r.uuid == text.uuid), None)
+    if taken is None and text.uuid == _uuid_of_file(config):
+        taken = ENGINE
+    if taken is not None:
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{text.source}: {taken} has this UUID already; to change it: ha-agent vm define"
+            f" {taken} {text.source}; for another VM take its <uuid> out",
+        )
+
+
 def _defined(config: Config, change: Change, name: str) -> tuple[VmRecord, bool]:
     """The record that gets a definition, and whether it is a new one."""
     if name.isdecimal() and int(name) in change.contents.damaged | change.contents.refused:
@@ -300,7 +311,8 @@ def _rescued(change: Change, number: int) -> VmRecord:
 def _mend_lease(config: Config, change: Change, record: VmRecord) -> None:
     """Write the VM's lease where there is none, as after a lease volume was lost."""
     lease = change.leases.at(record.unit)
-    if lease is None or (lease.resource != record.resource and not lease.held):
+    is_other = lease is not None and lease.resource != record.resource
+    if lease is None or (is_other and change.leases.holder(record.unit) is None):
         change.write_lease(record)
 
 
@@ -340,7 +352,29 @@ def _running(config: Config, change: Change, record: VmRecord) -> str:
 
 
 def _warnings(config: Config, change: Change, record: VmRecord, xml: str) -> list[str]:
-    return [*not_in_schema(xml), *one_host_only(xml, config), *room(config, record)]
+    """Warnings about a definition; CommandError where it is refused."""
+    others = _other_definitions(config, change, record)
+    if both := written_by_both(xml, others):
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{record.name}: {both[0]}; give it one of its own (where the guests share it on"
+            " purpose: <shareable/> in both definitions)",
+        )
+    macs = same_macs(xml, others)
+    return [*not_in_schema(xml), *macs, *one_host_only(xml, config), *room(config, record)]
+
+
+def _other_definitions(config: Config, change: Change, record: VmRecord) -> list[tuple[str, str]]:
+    """The name and the definition of each other VM whose definition can be read."""
+    found = []
+    for number, other in change.known.vms.items():
+        if number != record.number:
+            with contextlib.suppress(RegistryError, UnicodeDecodeError):
+                found.append((other.name, change.definition(other)))
+    if record.number != 1 and 1 not in change.known.vms:
+        with contextlib.suppress(OSError, ValueError):
+            found.append((config.vm.name, Path(config.vm.definition).read_text()))
+    return found
 
 
 def held_still(config: Config) -> list[str]:

@@ -66,8 +66,7 @@ class Change:
         free = [n for n in self.contents.free_numbers() if n not in self.known.vms]
         fits = [n for n in free if unit_of(n) < self.leases.units]
         for number in fits:
-            lease = self.leases.at(unit_of(number))
-            if lease is None or not lease.held:
+            if self.leases.holder(unit_of(number)) is None:
                 return number
         if len(fits) < len(free):
             vms = number_of(self.leases.units - 1)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from agent.terminal.errors import CommandError
-from agent.vm.imported import imported
+from agent.vm.imported import imported, with_macs
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import sentence
@@ -64,6 +64,7 @@ def text_of(xml: str, source: str, config: Config, name: str = "", own: str = ""
     if (root.findtext("uuid") or "").strip().lower() != made:
         notes.append(f"it gets the UUID {made}")
         _set(root, "uuid", made)
+    notes += with_macs(root)
     memory = memory_mb_of(root)
     if memory is None or not 0 < math.ceil(memory) <= MEMORY_MB_MAX:
         raise _error(

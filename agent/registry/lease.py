@@ -22,6 +22,7 @@ from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
+from broker.lockspace.delta_leases import read_delta_lease
 from broker.lockspace.lease_records import LeaseRecord, read_lease_records
 from broker.registry.record import REGISTRY_UNIT
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
@@ -39,7 +40,7 @@ class Leases:
     """The lease volume of a command that holds the lease `registry`."""
 
     def __init__(self, config: Config) -> None:
-        self._path = config.storage.leases
+        self._path, self._lockspace = config.storage.leases, config.storage.lockspace
         with volume_errors(), Volume(self._path, read_only=True) as volume:
             self.sector = sector_of_leases(volume)
             self._size = volume.size_bytes
@@ -54,6 +55,27 @@ class Leases:
         """The lease there; None: there is none that can be read."""
         with volume_errors(), Volume(self._path, read_only=True) as volume:
             return read_lease_records(volume, [unit])[unit]
+
+    def holder(self, unit: int) -> int | None:
+        """The host id that holds the lease, or may hold it; None: nobody does. A host that died
+        never gave its lease back: it holds none any more once its id is free, of another
+        generation, or dead by sanlock's own word."""
+        with volume_errors(), Volume(self._path, read_only=True) as volume:
+            lease = read_lease_records(volume, [unit])[unit]
+            if lease is None or not lease.held:
+                return None
+            now = read_delta_lease(volume, lease.owner)
+        if now is not None and (now[0] > lease.generation or now[1] == 0):
+            return None
+        return None if self._is_dead(lease.owner) else lease.owner
+
+    def _is_dead(self, host_id: int) -> bool:
+        """Whether sanlock here calls that host dead; False where it does not answer."""
+        try:
+            hosts = sanlock.get_hosts(self._lockspace.encode(), host_id)
+        except sanlock.SanlockException:
+            return False
+        return any(host["flags"] == sanlock.HOST_DEAD for host in hosts)
 
 
 @contextlib.contextmanager

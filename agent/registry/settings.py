@@ -120,12 +120,14 @@ def with_settings(record: VmRecord, given: Mapping[str, str], names: Names) -> V
 
 
 def pairs(words: list[str]) -> dict[str, str]:
-    """KEY=VALUE words; CommandError."""
+    """KEY=VALUE words, each key once; CommandError."""
     found = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise CommandError(ExitCode.USAGE, f"{word!r} is no KEY=VALUE, such as priority=90")
+        if key.strip() in found:
+            raise CommandError(ExitCode.USAGE, f"{key.strip()} is given twice")
         found[key.strip()] = value
     return found
 

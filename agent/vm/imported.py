@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM's definition, taken from a file or from libvirt and completed with its lease and a
-UUID."""
+"""The VM's definition, taken from a file or from libvirt and completed with its lease, a UUID and
+the MAC addresses of its interfaces."""
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ def imported(
         made.text, made.tail = str(uuid.uuid4()), "\n  "
         root.insert(list(root).index(root.find("name") or root[0]) + 1, made)
         notes.append(f"it had no <uuid>, it gets {made.text}")
+    notes += with_macs(root)
     notes += _with_lease(devices, storage, offset, key or storage.resource)
     # These belong to one run on one host, or would let libvirt start the VM without the agent.
     root.attrib.pop("id", None)
@@ -94,6 +96,27 @@ def imported(
     return Imported(
         ElementTree.tostring(root, encoding="unicode") + "\n", name, bridge, tuple(notes)
     )
+
+
+def with_macs(root: ElementTree.Element) -> list[str]:
+    """Give each interface a MAC address that has none; what was changed, a sentence each. Without
+    one libvirt makes up another address at each start, and the guest finds a new card. The address
+    follows from the VM's UUID and the interface's position, so it stays as it is when the same text
+    is given once more."""
+    own = (root.findtext("uuid") or "").strip().lower()
+    notes = []
+    for number, interface in enumerate(root.iterfind("devices/interface"), 1):
+        mac = interface.find("mac")
+        if mac is not None and mac.get("address"):
+            continue
+        if mac is None:
+            mac = ElementTree.Element("mac")
+            mac.tail = interface.text
+            interface.insert(0, mac)
+        digest = hashlib.sha256(f"{own} {number}".encode()).hexdigest()
+        mac.set("address", f"52:54:00:{digest[:2]}:{digest[2:4]}:{digest[4:6]}")
+        notes.append(f"interface {number} had no <mac>, it gets {mac.get('address')}")
+    return notes
 
 
 def _with_lease(

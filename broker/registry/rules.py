@@ -48,8 +48,16 @@ def _found(known: Mapping[int, VmSpec], host_name: Mapping[int, str]) -> Iterato
                 f"{a.name} and {b.name} are to be together, but {a.name} may run on"
                 f" {hosts(a.only)} only, and {b.name} on {hosts(b.only)}"
             )
-        if is_apart and a.only == b.only and len(a.only) == 1:
+        if is_apart and set(a.only) == set(b.only) and len(a.only) == 1:
             yield f"{a.name} and {b.name} are to be apart, but both may run on {hosts(a.only)} only"
+    for group in sorted({tuple(sorted({number, *mates})) for number, mates in together.items()}):
+        bound = [known[number] for number in group if known[number].only]
+        hosts_of_each = [set(spec.only) for spec in bound]
+        # Two that share no host have the sentence above already.
+        is_said = any(not a & b for a, b in combinations(hosts_of_each, 2))
+        if len(bound) > 2 and not is_said and not set.intersection(*hosts_of_each):
+            them = ", ".join(spec.name for spec in bound)
+            yield f"{them} are to be together, but no host is one that all of them may run on"
 
 
 _WORDS = {"after": "after", "apart": "apart from", "together": "together with"}

@@ -143,7 +143,11 @@ def _devices(root: Element) -> Iterator[OneHost]:
         text = "a host without that device cannot start the VM, and it cannot be migrated live"
         yield OneHost(f"host device {name}", text)
     links: dict[str, None] = {}
-    for interface in root.iterfind("devices/interface"):
+    for number, interface in enumerate(root.iterfind("devices/interface"), 1):
+        mac = interface.find("mac")
+        if mac is None or not mac.get("address"):
+            text = "libvirt makes one up at each start, and the guest finds a new card; give it one"
+            yield OneHost(f"interface {number} without a <mac>", text)
         kind, source = interface.get("type", ""), interface.find("source")
         name = "" if source is None else source.get(_LINKS.get(kind, ""), "")
         if name:

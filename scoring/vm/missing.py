@@ -9,6 +9,7 @@ The questions, in this order:
 
     wanted up?                an administrator may want it down
     is this host able?        storage, obstacles, lockspace, enough seen, no host acts on the VM
+    do all hosts know it?     of a VM that never ran: a host may run it already, without a lease
     is the lease free?        sanlock's answer; a takeover if its owner is silent
     is it this host's turn?   it is first in the plan, or the hosts before it had their time
     is there room?            claimed and granted (scoring/vm/room.py)
@@ -20,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scoring.decision import Code
+from scoring.hosts.turn import name_of
 from scoring.vm import seen, start
 from scoring.vm.room import secure
 from scoring.vm.turn import VmTurn
@@ -27,6 +29,10 @@ from scoring.vm_facts import Health, VmSpec, VmStatus, Want
 
 #: How long a VM waits for the VMs of its `after` to be healthy.
 AFTER_PATIENCE_S = 180.0
+#: How long the first start of a VM waits for live hosts that have not read its record yet. They
+#: read it within a beat or two; this is longer than their usual interval
+#: (broker/registry/cache.py).
+KNOWN_WITHIN_S = 15.0
 #: The most starts that are under way on one host at the same time. sanlock has eight threads, and
 #: each acquire may occupy one for long; acquiring the fence lease must not have to wait for them.
 STARTS_AT_ONCE = 4
@@ -39,7 +45,8 @@ def may_start(turn: VmTurn) -> bool:
     if v.want is Want.DOWN:
         turn.because(Code.WANTED_DOWN, f"{v.name} is wanted down: ha-agent vm start {v.name}")
         return False
-    if not (start.is_able(turn) and start.lease_allows(turn)):
+    able = start.is_able(turn) and _is_known_to_all(turn, v)
+    if not (able and start.lease_allows(turn)):
         turn.state = replace(turn.state, startable_since_s=None)
         return False
     if not _is_our_turn(turn, v):
@@ -51,6 +58,28 @@ def may_start(turn: VmTurn) -> bool:
         return False
     several.starting += 1
     return True
+
+
+def _is_known_to_all(turn: VmTurn, v: VmSpec) -> bool:
+    """Whether the live hosts could say that a VM that never ran runs there; adds the reason when
+    not.
+
+    A host that has not read the VM's record does not list it, which otherwise means that it is down
+    there. But somebody may have added a VM while it ran, under libvirt alone: its process holds no
+    lease, and a start here would be the second one. A VM that ran before is known to all.
+    """
+    reports = [seen.at(peer, v.number) for peer in turn.live]
+    if turn.here.last_ran or turn.state.last_ran or any(its.last_ran for its in reports):
+        return True
+    behind = [peer for peer in turn.live if peer.registry < turn.observation.registry]
+    since_s = turn.state.missing_since_s
+    left_s = KNOWN_WITHIN_S - (0.0 if since_s is None else turn.now_s - since_s)
+    if not behind or left_s <= 0:
+        return True
+    hosts = ", ".join(map(name_of, behind))
+    text = f"not known yet whether {v.name} runs on {hosts}: its record was not read there yet"
+    turn.because(Code.NOT_ENOUGH_DATA, f"{text}, {left_s:.0f} s at most")
+    return False
 
 
 def _is_our_turn(turn: VmTurn, v: VmSpec) -> bool:

@@ -57,7 +57,8 @@ _DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
 
 @dataclass
 class Host:
-    """One host. `vms`: VM -> since when its QEMU runs. `slot`: what it published last."""
+    """One host. `vms`: VM -> since when its QEMU runs. `slot`: what it published last. `has_read`:
+    whether it has read the registry."""
 
     host_id: int
     memory_mb: int
@@ -81,6 +82,7 @@ class Host:
     ended: set[int] = field(default_factory=set)
     way_out: bool | None = None
     uplinks: dict[int, bool] = field(default_factory=dict)
+    has_read: bool = True
 
 
 class Hosts:
@@ -235,7 +237,7 @@ class Hosts:
                 domain=DomainHere(leftover=Leftover.CRASHED if vm in self.leftovers else None),
             )
             for vm in self.specs
-            if vm != ENGINE
+            if vm != ENGINE and host.has_read
         )
         engine = VmHere(
             self._report(host, ENGINE),
@@ -267,8 +269,10 @@ class Hosts:
             lockspace_joined=True,
             migration_possible=self.migration_possible,
             outcomes=tuple(host.outcomes),
-            specs=tuple(v for n, v in self.specs.items() if n not in self.forgotten),
-            registry=1,
+            specs=tuple(
+                v for n, v in self.specs.items() if host.has_read and n not in self.forgotten
+            ),
+            registry=int(host.has_read),
             own_claims=host.written,
             order=host.order,
             fence_devices=self.devices,
@@ -277,7 +281,7 @@ class Hosts:
     def _slot(self, host: Host) -> PeerReport:
         timing, engine = self.rules.timing, host.state.engine
         vms = {ENGINE: PeerVm(self._report(host, ENGINE), engine.name.value, engine.last_ran)}
-        for vm in self.specs:
+        for vm in self.specs if host.has_read else ():
             state = host.state.vms.get(vm)
             bar_s = None
             if state is not None:
@@ -297,7 +301,7 @@ class Hosts:
             mem_free_mb=self.free_mb(host),
             claims=tuple(replace(claim, by=host.host_id) for claim in host.state.claims),
             speaks=host.speaks,
-            registry=1,
+            registry=int(host.has_read),
             total_mb=host.memory_mb,
             free_mb=self.free_mb(host),
             free_huge_mb=self.free_huge_mb(host),

@@ -89,6 +89,49 @@ def test_the_file_as_it_is_at_the_start_counts_and_a_bad_one_changes_nothing(
     assert "stays as it was read before" in caplog.text
 
 
+OLD_UUID = "6e67696e-0000-4000-8000-00000000000f"
+OLD_LEASE = "<key>vm-6e67696e00004000800000000000000f</key>"
+
+
+@pytest.mark.parametrize(
+    ("old", "gives_way"),
+    [
+        # Removed from the registry, and added anew without its UUID.
+        (
+            XML.replace(
+                "vm</name><uuid>6e67696e-0000-4000-8000-000000000001", f"vm</name><uuid>{OLD_UUID}"
+            ).replace("<key>engine</key>", OLD_LEASE),
+            True,
+        ),
+        # Added under another name than libvirt had for it.
+        (XML.replace("<name>vm<", "<name>before<"), True),
+        # Somebody else's domain that has the name by chance.
+        (
+            XML.replace(
+                "vm</name><uuid>6e67696e-0000-4000-8000-000000000001", f"vm</name><uuid>{OLD_UUID}"
+            ),
+            False,
+        ),
+    ],
+)
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_domain_of_earlier_days_gives_way(
+    connection: Shared, tmp_path: Path, old: str, gives_way: bool, runs: bool
+) -> None:
+    before = connection.defineXML(old)
+    if runs:
+        before.create()
+    defined = Defined("vm", tmp_path)
+    if runs or not gives_way:
+        with pytest.raises(libvirt.libvirtError, match="already"):
+            defined.define(connection.real, XML)
+        assert [each.UUIDString() for each in connection.listAllDomains()] == [before.UUIDString()]
+        return
+    defined.define(connection.real, XML)
+    (now,) = connection.listAllDomains()
+    assert (now.name(), now.UUIDString()) == ("vm", "6e67696e-0000-4000-8000-000000000001")
+
+
 def test_what_cannot_be_remembered_or_compared_keeps_nothing_from_working(
     connection: Shared, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -77,6 +77,9 @@ def test_each_thing_that_one_host_has_is_named_with_its_cost() -> None:
         "kernel /boot/k",
         "Secure Boot firmware /usr/share/OVMF/OVMF_CODE_4M.ms.fd",
         "host device pci bus=0x3b",
+        "interface 1 without a <mac>",
+        "interface 2 without a <mac>",
+        "interface 3 without a <mac>",
         "interface on bridge br0",
         "interface on network lan",
         "CPU host-passthrough",
@@ -137,7 +140,7 @@ def test_config_check_names_it_as_a_warning(
     (tmp_path / "whiteboard").symlink_to("/dev/null")
     (tmp_path / "leases").symlink_to("/dev/zero")
     found = [each for each in config_check.checks(str(config)) if each.name == "one-host"]
-    assert {each.verdict for each in found} == {"warning"} and len(found) == 19
+    assert {each.verdict for each in found} == {"warning"} and len(found) == 22
     assert found[0].text.startswith("disk vda in /images/win.qcow2, which is not on the shared")
     (tmp_path / "leases").unlink()
     left = [each.text for each in config_check.checks(str(config)) if each.name == "one-host"]

@@ -44,6 +44,14 @@ A, B, C = (VmSpec(n, name, 1024) for n, name in ((2, "a"), (3, "b"), (4, "c")))
             (replace(A, only=(1,), apart=(3,)), replace(B, only=(1,))),
             "a and b are to be apart, but both may run on host1 only",
         ),
+        (
+            (
+                replace(A, only=(1, 2), together=(3, 4)),
+                replace(B, only=(2, 3)),
+                replace(C, only=(3, 1)),
+            ),
+            "a, b, c are to be together, but no host is one that all of them may run on",
+        ),
     ],
 )
 def test_what_cannot_be_had_together(specs: tuple[VmSpec, ...], said: str) -> None:

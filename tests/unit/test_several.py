@@ -40,6 +40,33 @@ def test_a_cluster_that_begins_starts_each_vm_once_and_in_order() -> None:
     assert sorted(hosts.where()) == [1, 2, 3, 4]
 
 
+def test_a_new_vm_is_not_started_while_a_host_may_run_it_unasked() -> None:
+    """Somebody added it while libvirt ran it on host 3, without a lease: a start elsewhere before
+    that host has read the registry would be the second one."""
+    hosts = Hosts((vm(2),), {1: 8192, 2: 8192, 3: 8192})
+    hosts.hosts[3].vms[2] = 0.0
+    hosts.hosts[3].has_read = False
+    hosts.run(10)
+    assert started(hosts) == [1] and "not-enough-data" in codes(hosts, 1, 2)
+    hosts.hosts[3].has_read = True
+    hosts.run(30)
+    assert started(hosts) == [1] and hosts.where()[2] == 3
+
+
+def test_a_host_that_never_reads_the_registry_keeps_no_vm_down() -> None:
+    hosts = Hosts((vm(2),), {1: 8192, 2: 8192, 3: 8192})
+    hosts.hosts[3].has_read = False
+    hosts.run(14)
+    assert 2 not in started(hosts)
+    hosts.run(10)
+    assert 2 in started(hosts)
+    hosts.die(hosts.where()[2])
+    began_s = hosts.now_s
+    hosts.run(14)
+    assert hosts.starts[-1][1] == 2, "one that ran before is known to all"
+    assert hosts.starts[-1][0] - began_s < 14
+
+
 def test_all_vms_of_a_dead_host_are_spread_over_the_others() -> None:
     hosts = Hosts(tuple(vm(n, 2048) for n in range(2, 8)), {1: 16384, 2: 8192, 3: 8192})
     for number in range(1, 8):

@@ -346,6 +346,74 @@ def test_names_that_are_taken_or_unknown(host: Host) -> None:
     assert "is not in the registry" in host.refused("set", "engine", "priority=1")
 
 
+def test_the_uuid_of_the_engine_is_taken(host: Host) -> None:
+    """While the engine is not in the registry too: libvirt knows a domain by its UUID."""
+    text = Path(host.config.vm.definition).read_text()
+    uuid = text.partition("<uuid>")[2].partition("</uuid>")[0]
+    said = host.refused("add", host.file(xml("db", uuid=uuid)))
+    assert "11 ha-agent: " in said and "engine has this UUID already" in said
+    assert host.records() == {}
+
+
+def test_a_setting_that_is_given_twice(host: Host) -> None:
+    host.add("db")
+    said = host.refused("set", "db", "priority=1", "priority=2")
+    assert "2 ha-agent: priority is given twice" in said
+
+
+@pytest.mark.parametrize("word", ["add", "define", "restore"])
+def test_two_vms_do_not_write_to_one_disk(host: Host, word: str) -> None:
+    """A copied definition in which the disk was left: no lease keeps the two apart."""
+    disk = DISK.format(kind="raw", path=f"{host.shared}/db.raw")
+    own = DISK.format(kind="raw", path=f"{host.shared}/web.raw")
+    if word == "restore":
+        host.good("add", host.file(xml("web", devices=disk)))
+        host.good("define", "web", host.file(xml("web", devices=own)))
+    elif word == "define":
+        host.good("add", host.file(xml("web", devices=own)))
+    host.good("add", host.file(xml("db", devices=disk)))
+    before = host.records()
+    words = {
+        "add": ("add", host.file(xml("web", devices=disk))),
+        "define": ("define", "web", host.file(xml("web", devices=disk))),
+        "restore": ("history", "web", "--restore", "1"),
+    }
+    said = host.refused(*words[word])
+    assert f"11 ha-agent: web: disk vda is {host.shared}/db.raw, which db uses too" in said
+    assert "give it one of its own" in said and host.records() == before
+
+
+def test_a_disk_of_the_engine_is_taken_too(host: Host) -> None:
+    disk = DISK.format(kind="raw", path=f"{host.shared}/engine.raw")
+    path = Path(host.config.vm.definition)
+    before = path.read_text()
+    path.write_text(before.replace("<devices>", f"<devices>{disk}"))
+    try:
+        said = host.refused("add", host.file(xml("web", devices=disk)))
+        assert "which engine-vm uses too" in said
+        host.good("define", "engine", str(path))
+        assert "which engine-vm uses too" in host.refused(
+            "add", host.file(xml("web", devices=disk))
+        )
+    finally:
+        path.write_text(before)
+
+
+def test_a_mac_of_another_vm_and_none_at_all(host: Host) -> None:
+    card = "<interface type='bridge'>{mac}<source bridge='br0'/></interface>"
+    mac = "<mac address='52:54:00:00:00:07'/>"
+    host.good("add", host.file(xml("db", devices=card.format(mac=mac))))
+    said = host.good("add", host.file(xml("web", devices=card.format(mac=mac))))
+    assert "db has the MAC 52:54:00:00:00:07 too" in said
+    said = host.good("add", host.file(xml("wiki", devices=card.format(mac=""))))
+    assert "interface 1 had no <mac>, it gets 52:54:00:" in said
+    made = host.good("export", "wiki")
+    assert made.count("<mac address=") == 1
+    host.good("define", "wiki", host.file(xml("wiki", 128, devices=card.format(mac=""))))
+    address = made.partition("<mac address=")[2][:20]
+    assert f"<mac address={address}" in host.good("export", "wiki"), "it stays as it is"
+
+
 def test_rules_that_contradict_each_other(host: Host) -> None:
     host.add("a")
     host.add("b", "--after", "a")
@@ -582,6 +650,23 @@ def test_what_runs_becomes_the_definition(host: Host) -> None:
     assert "/srv/db.raw" in host.good("export", "db")
 
 
+@pytest.mark.parametrize("how", ["its UUID", "its name"])
+def test_what_runs_here_without_a_lease_is_not_added(host: Host, how: str) -> None:
+    """Another host would start it a second time."""
+    is_uuid = how == "its UUID"
+    runs = RUNS.format(name="old" if is_uuid else "db", uuid=UUID, devices="")
+    file = host.file(xml("db", 64, UUID if is_uuid else ""))
+    with node(host, runs):
+        said = host.refused("add", file)
+        assert "runs on this host, without a lease" in said and "virsh shutdown" in said
+        assert host.records() == {}
+    stopped = runs.replace(
+        "type='test'>", f"type='test' xmlns:t='{TEST}'><t:runstate>5</t:runstate>"
+    )
+    with node(host, stopped):
+        host.good("add", file)
+
+
 def test_what_does_not_run_here_defines_nothing(host: Host) -> None:
     host.good("add", host.file(xml("db", 64, UUID)))
     record = host.records()[2]
@@ -603,8 +688,9 @@ def test_doctor_proves_each_vm_that_this_host_may_run(host: Host) -> None:
     bridge = "<interface type='bridge'><source bridge='br-nowhere'/></interface>"
     host.good("add", host.file(xml("fine", devices=disk)))
     host.good("add", host.file(xml("lacks", devices=gone + bridge)))
-    host.good("add", host.file(xml("off", devices=gone)), "--want", "down")
-    host.good("add", host.file(xml("elsewhere", devices=gone)))
+    off, elsewhere = (gone.replace("gone.raw", f"{name}-gone.raw") for name in ("off", "else"))
+    host.good("add", host.file(xml("off", devices=off)), "--want", "down")
+    host.good("add", host.file(xml("elsewhere", devices=elsewhere)))
     with host.registry() as registry:  # no command takes a host that has no slot
         record = msgspec.structs.replace(host.records()[5], only=(7,))
         registry.put(record, None, 1.0, "host1")
@@ -852,6 +938,35 @@ def other(host: Host, tmp_path: Path) -> Iterator[dict[str, str]]:
     yield {**daemon.environment, "HA_AGENT_CONFIG": str(config)}
     daemon.client("rem_lockspace", "-s", lockspace)
     daemon.kill()
+
+
+def test_a_vm_whose_host_died_for_good_is_removed(host: Host, tmp_path: Path) -> None:
+    """Its lease was never given back; the id of its host is freed once its death is proven."""
+    host.add("db")
+    storage, resource = host.config.storage, host.records()[2].resource
+    daemon = Daemon(tmp_path / "run", "gone")
+    lockspace = host.lockspace.replace(":1:", ":2:", 1)
+    assert daemon.client("add_lockspace", "-s", lockspace, "-o", "1").returncode == 0
+    script = HOLD.replace('b"registry"', f'b"{resource}"').replace("3 << 20", "16 << 20")
+    with subprocess.Popen(
+        [sys.executable, "-c", script, storage.leases, storage.lockspace],
+        env=daemon.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == "taken\n"
+        daemon.kill()
+        process.kill()
+    host.good("stop", "db")
+    assert "11 ha-agent: db runs on" in host.refused("remove", "db")
+    freed = subprocess.run(["sanlock", "direct", "release_id", "-s", lockspace], text=True)
+    assert freed.returncode == 0
+    host.good("remove", "db")
+    for name in ("a", "b", "c", "d"):
+        host.add(name)
+    assert sorted(host.records()) == [2, 3, 4, 5], "its number is used again"
 
 
 def at_once(
