@@ -269,6 +269,7 @@ class Code(StrEnum):
     ISOLATION_HELD_BACK = "isolation-held-back"
     ISOLATED = "isolated"
     ISOLATION_OVER = "isolation-over"
+    HEALTHY_AGAIN = "healthy-again"
     MIGRATING = "migrating"
     MIGRATED = "migrated"
     MIGRATION_FAILED = "migration-failed"

@@ -11,6 +11,9 @@ Rules of this file:
 2. If the check has never passed, its failure proves nothing, and the VM is left running.
 3. If a host outside has reached the VM lately, it is left running.
 4. If the health is unknown, the state stays.
+5. A guest that was asked to shut down for this, and is healthy or reached again, is left running.
+6. All of this holds as well while the VM counts as starting: an agent that was started anew, or
+   that had no answer of libvirt for a moment, takes a VM that has run for days for one that boots.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ def judge(turn: VmTurn) -> StateName:
     if turn.in_state_s >= grace_s:
         text = f"unhealthy for {turn.in_state_s:.0f} s ({cause(turn)}), restarting"
         turn.because(Code.BAD_HEALTH_TIMEOUT, text)
+        turn.state = replace(turn.state, sick=True)
         return _S.ENGINE_STOP
     text = f"unhealthy ({cause(turn)}), stopping it in {grace_s - turn.in_state_s:.0f} s"
     turn.because(Code.ENGINE_BAD_HEALTH, text)
@@ -61,8 +65,7 @@ def _is_left_running(turn: VmTurn) -> bool:
             "running; is the health check right ([health] in the configuration)?",
         )
         return True
-    place = turn.observation.local.host_id, turn.state.last_ran
-    who = reached_by(turn.host, *place, turn.number)
+    who = reached(turn)
     if who:
         turn.because(
             Code.SICK_BUT_REACHED,
@@ -76,6 +79,28 @@ def has_never_passed(turn: VmTurn) -> bool:
     """Whether the health check has never passed, so that the VM may be well in spite of it. A VM
     that is paused is surely not well."""
     return not turn.here.healthy_before and not is_paused(turn)
+
+
+def is_over(turn: VmTurn) -> bool:
+    """Whether the guest was asked to shut down for its health, and that reason is gone (rule 5)."""
+    return (
+        turn.state.sick
+        and turn.observation.local.shutdown is None
+        and turn.vm_up_here
+        and not turn.sample_is_stale
+        and (turn.here.report.health is Health.GOOD or bool(reached(turn)))
+    )
+
+
+def may_be_well(turn: VmTurn) -> bool:
+    """Whether the VM may be well although its check fails (rules 2 and 3)."""
+    return has_never_passed(turn) or bool(reached(turn))
+
+
+def reached(turn: VmTurn) -> tuple[str, ...]:
+    """The hosts outside that have reached the VM here lately, as its users do."""
+    own_id = turn.observation.local.host_id
+    return reached_by(turn.host, own_id, turn.state.last_ran, turn.number)
 
 
 def cause(turn: VmTurn) -> str:

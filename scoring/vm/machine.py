@@ -207,10 +207,11 @@ def _engine_starting(turn: VmTurn) -> StateName:
         return name
     overdue = turn.in_state_s >= (turn.bad_health_s if is_paused(turn) else turn.starting_s)
     if overdue and engine.health is Health.BAD:
-        if health.has_never_passed(turn):
+        if health.may_be_well(turn):
             return _S.ENGINE_UP
         why = f"not healthy {turn.in_state_s:.0f} s after its start ({health.cause(turn)})"
         turn.because(Code.STARTING_TIMEOUT, f"{why}, stopping it")
+        turn.state = replace(turn.state, sick=True)
         return _S.ENGINE_STOP
     turn.because(Code.ENGINE_BOOTING, f"the VM boots, {engine.reason or 'not healthy yet'}")
     return _S.ENGINE_STARTING
@@ -287,6 +288,9 @@ def _engine_stop(turn: VmTurn) -> StateName:
         return _S.ENGINE_FORCE_STOP
     if isolation.is_over(turn):
         turn.because(Code.ISOLATION_OVER, "the VM can be reached here again: it is left running")
+        return _S.REINITIALIZE_FSM
+    if health.is_over(turn):
+        turn.because(Code.HEALTHY_AGAIN, "the VM is healthy again: it is left running")
         return _S.REINITIALIZE_FSM
     grace_s = drain.stop_grace_s(turn)
     if turn.in_state_s >= grace_s and not turn.state.acting:

@@ -154,8 +154,8 @@ class VmState:
     at the latest. `asking_cancel`: a migration that this agent did not begin is being cancelled;
     `cancelled_s`: when a migration was last cancelled. `asking_path`: libvirt on another host is
     being asked whether it answers; `path`: its last answer. `isolated`: this EngineStop is due to
-    isolation. `uplink_down_s`: since when the VM's bridges have no carrier (None: they have, or it
-    is not known).
+    isolation; `sick`: to the VM's health. `uplink_down_s`: since when the VM's bridges have no
+    carrier (None: they have, or it is not known).
     `order`: an operator's order that is under way; `order_since_s`: since when it waits.
     `cancelling`: the number of the order to cancel a migration, under way. `answers`: the answers
     to the last orders, the newest last.
@@ -201,6 +201,7 @@ class VmState:
     asking_path: bool = False
     path: MigrationPath | None = None
     isolated: bool = False
+    sick: bool = False
     uplink_down_s: float | None = None
     move_problems: Mapping[int, MoveProblem] = field(default_factory=dict)
     unstopped_since_s: float | None = None

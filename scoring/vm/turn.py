@@ -209,7 +209,7 @@ def entered(turn: VmTurn, name: StateName) -> VmState:
         turn.state, name=name, since_s=turn.now_s, better_since_s=None, stop_asked=False
     )
     if name is not StateName.ENGINE_STOP:
-        state = replace(state, isolated=False)
+        state = replace(state, isolated=False, sick=False)
     if name is not StateName.ENGINE_MIGRATING_AWAY:
         state = replace(state, moving_to=None, moving_until_s=None, cancelled_s=None)
     if name is StateName.ENGINE_UP and turn.state.name is not StateName.ENGINE_UP_BAD_HEALTH:
