@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from enum import IntEnum
 
+from agent.status import vms_text
 from agent.status.command import code_of
 from agent.status.text import engine_line, is_booting, what_is_wrong
 from agent.terminal.columns import say
@@ -18,6 +19,8 @@ from broker.client.ask import BrokerError, ask
 from broker.config.errors import ConfigError
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import Status
+from broker.wire.vms import VmEntry
+from scoring.vm_facts import ENGINE
 
 
 def run(socket: str, as_json: bool) -> int:
@@ -56,9 +59,10 @@ class Plugin(IntEnum):
 def as_plugin(socket: Callable[[], str]) -> int:
     """Print one line as a plugin of Nagios does, and return its exit code, never another one.
 
-    CRITICAL: the VM is down, ill, or not reached from outside. WARNING: it boots, or it is well
-    and something else is wrong, such as no standby. UNKNOWN: it is not known whether it is up or
-    healthy, or no broker answers here. `socket`: finds the broker's socket; may raise ConfigError.
+    CRITICAL: a VM that is to run is down, ill, or not reached from outside. WARNING: one boots, or
+    all are well and something else is wrong, such as no standby. UNKNOWN: it is not known whether
+    one is up or healthy, or no broker answers here. The worst of several VMs counts. `socket`:
+    finds the broker's socket; may raise ConfigError.
     """
     try:
         status = ask(socket(), "GET", "/v1/status", Status)
@@ -68,13 +72,22 @@ def as_plugin(socket: Callable[[], str]) -> int:
     figures = f"hosts_live={live} hosts={len(status.hosts)}"
     if status.engine.for_s is not None:
         figures += f" since={status.engine.for_s:.0f}s"
-    verdict, text = _verdict(status), engine_line(status)
+    line = vms_text.first_line if vms_text.has_several(status) else engine_line
+    verdict, text = _verdict(status), line(status)
     if wrong := what_is_wrong(status):
         text += f"; wrong: {'; '.join(wrong)}"
     return _say(verdict, text, figures)
 
 
 def _verdict(status: Status) -> Plugin:
+    found = [_of_engine(status), *(_of_vm(vm) for vm in status.vms if vm.number != ENGINE)]
+    for worst in (Plugin.CRITICAL, Plugin.UNKNOWN, Plugin.WARNING):
+        if worst in found:
+            return worst
+    return Plugin.WARNING if what_is_wrong(status) else Plugin.OK
+
+
+def _of_engine(status: Status) -> Plugin:
     engine = status.engine
     if engine.up is None or (engine.up and engine.healthy is None):
         return Plugin.UNKNOWN
@@ -82,7 +95,18 @@ def _verdict(status: Status) -> Plugin:
         return Plugin.WARNING
     if not engine.up or not engine.healthy or engine.reached is False:
         return Plugin.CRITICAL
-    return Plugin.WARNING if what_is_wrong(status) else Plugin.OK
+    return Plugin.OK
+
+
+def _of_vm(vm: VmEntry) -> Plugin:
+    """A VM beside the engine; one that an administrator stopped is well."""
+    if vm.up is False:
+        return Plugin.CRITICAL if vm.want == "up" else Plugin.OK
+    if vm.state == "booting":
+        return Plugin.WARNING
+    if vm.up is None or vm.healthy is None:
+        return Plugin.UNKNOWN
+    return Plugin.OK if vm.healthy else Plugin.CRITICAL
 
 
 def _say(verdict: Plugin, text: str, figures: str = "") -> int:

@@ -169,9 +169,8 @@ def _compared(host: HostStatus, running: HostStatus, rules: Rules) -> str:
     if (host.score == 0 or is_cut_off(host)) and (why := cannot(host)):
         return "; ".join(why)
     gap = host.score - running.score
-    needed = f"{rules.move_threshold} for {rules.timing.move_dwell:g} s would move the VM there"
-    if gap > 0:
-        return f"{gap} points better; {needed}"
-    if gap == 0:
-        return f"equally good; {needed}"
-    return f"{-gap} points worse; to move the VM there it would have to be better: {needed}"
+    stands = "equally good"
+    if gap:
+        stands = f"{abs(gap)} points {'better' if gap > 0 else 'worse'}"
+    dwell = f"{rules.timing.move_dwell:g} s"
+    return f"{stands}; the VM moves there once it is {rules.move_threshold} better for {dwell}"

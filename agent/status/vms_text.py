@@ -43,6 +43,9 @@ def first_line(status: Status) -> str:
         head = f"all {len(wanted)} VMs are up, none is healthy"
     else:
         head = f"{len(up)} of {len(wanted)} VMs are up, {len(well)} healthy"
+    if len(well) == len(wanted) and status.engine.reached is False:
+        # Law 11: what its users cannot reach is not up.
+        head = f"all {len(wanted)} VMs are up, but the engine is NOT REACHED from outside"
     odd = [_odd(vm) for vm in wanted if not (vm.up and vm.healthy)]
     if len(odd) > NAMED_MAX:
         odd = [*odd[:NAMED_MAX], f"and {len(odd) - NAMED_MAX} more"]
@@ -69,7 +72,9 @@ def _what(vm: VmEntry) -> str:
 
 
 def is_well(status: Status) -> bool:
-    """Whether every VM that is to run is up and healthy."""
+    """Whether every VM that is to run is up and healthy, and the engine is reached."""
+    if status.engine.reached is False:
+        return False
     return all(vm.up and vm.healthy for vm in status.vms if vm.want == "up")
 
 

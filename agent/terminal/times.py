@@ -25,6 +25,8 @@ _UNITS_S = {
 }
 _PART = re.compile(r"\s*([0-9]{1,9})\s*([a-z]+)")
 _CLOCK = re.compile(r"[0-9]{1,2}:")
+#: An hour of one digit, behind a day.
+_SHORT_HOUR = re.compile(r"(?<=[ t])(?=[0-9]:)")
 #: Words for a day's beginning -> how many days ago.
 _DAYS = {"today": 0, "yesterday": 1}
 #: A clock of another host may be a little ahead.
@@ -97,7 +99,8 @@ def _at(words: str, now: datetime) -> datetime | None:
     if day in _DAYS:
         words = f"{today - timedelta(days=_DAYS[day])} {clock.strip() or '00:00'}"
     elif _CLOCK.match(words):
-        words = f"{today} {words.zfill(len(words) + (words[1] == ':'))}"
+        words = f"{today} {words}"
+    words = _SHORT_HOUR.sub("0", words, count=1)
     try:
         found = datetime.fromisoformat(words.replace(" ", "T", 1))
     except ValueError:

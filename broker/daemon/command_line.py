@@ -33,6 +33,8 @@ class Parser(argparse.ArgumentParser):
         more["allow_abbrev"] = False
         super().__init__(*args, **more)
         self._groups = groups
+        # A word such as -1h is a value, as argparse has it of -1; no option begins with a digit.
+        self._negative_number_matcher = re.compile(r"-[0-9]")
 
     def add_version(self) -> None:
         """Add `--version`."""

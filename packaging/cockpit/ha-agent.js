@@ -44,7 +44,7 @@ async function look() {
     $("now").className = "bad";
     say("now", "This host’s broker gives no status");
     say("bound", clean(error.message));
-    for (const part of ["wrong-part", "hosts-part", "orders-part"]) $(part).hidden = true;
+    for (const part of ["wrong-part", "vms-part", "hosts-part", "orders-part"]) $(part).hidden = true;
     await offerJoin();
   }
 }
@@ -58,13 +58,61 @@ function nameOf(id) {
   return clean(status.hosts[id]?.hostname ?? `host ${id}`, 100);
 }
 
-function render() {
-  const { engine, bound } = status;
+const several = () => (status.vms ?? []).length > 1;
+
+/** The engine: a sentence, and how well it is. */
+function engineNow() {
+  const { engine } = status;
   const name = clean(engine.name, 60) || "The VM";
   const where = engine.host === null ? "" : ` on ${nameOf(engine.host)}`;
-  const health = engine.healthy ? " and healthy" : engine.healthy === null ? ", its health is not known" : ", not healthy";
-  say("now", engine.up === null ? `Whether ${name} is up is not known: ${clean(engine.known)}` : engine.up ? `${name} is up${health}${where}` : `${name} is down: ${clean(engine.known) || "no host has it up"}`);
-  $("now").className = engine.healthy ? "good" : engine.up === false ? "bad" : "warn";
+  if (engine.up === null) return { level: "warn", text: `Whether ${name} is up is not known: ${clean(engine.known)}` };
+  if (!engine.up) return { level: "bad", text: `${name} is down: ${clean(engine.known) || "no host has it up"}` };
+  if (engine.reached === false) return { level: "warn", text: `${name} is up, but no other host reaches it,${where}` };
+  if (engine.healthy) return { level: "good", text: `${name} is up and healthy${where}` };
+  if (status.hosts[engine.host]?.state === "EngineStarting") return { level: "warn", text: `${name} is up and boots${where}` };
+  return { level: "warn", text: `${name} is up, ${engine.healthy === null ? "its health is not known" : "not healthy"},${where}` };
+}
+
+/** All VMs, where there are several: the same. */
+function allNow() {
+  const wanted = status.vms.filter((vm) => vm.want === "up" || vm.up);
+  const up = wanted.filter((vm) => vm.up);
+  const well = up.filter((vm) => vm.healthy);
+  if (well.length === wanted.length) return { level: "good", text: `All ${wanted.length} VMs are up and healthy` };
+  return { level: wanted.some((vm) => vm.up === false) ? "bad" : "warn", text: `${up.length} of ${wanted.length} VMs are up, ${well.length} healthy` };
+}
+
+function vmText(vm) {
+  if (vm.state !== "up") return clean(vm.state, 20);
+  return vm.healthy ? "up, healthy" : vm.healthy === null ? "up, health not known" : "up, NOT healthy";
+}
+
+function renderVms() {
+  $("vms-part").hidden = !several();
+  if (!several()) return;
+  $("vms").replaceChildren(...status.vms.map((vm) => {
+    const row = document.createElement("tr");
+    const head = make("th", clean(vm.name, 60));
+    head.scope = "row";
+    const state = make("td", vmText(vm));
+    state.className = vm.up && vm.healthy ? "good" : vm.state === "off" ? "" : "bad";
+    row.append(head, state, make("td", vm.host === null ? "–" : nameOf(vm.host)), make("td", clean(vm.reason)));
+    return row;
+  }));
+}
+
+/** A standby that could take the VM is ready; the reference's name of its state stands behind. */
+function stateText(host) {
+  const state = clean(host.state, 60);
+  const ready = host.liveness === "live" && host.state === "EngineDown" && host.score > 0 && !host.maintenance;
+  return ready ? `ready (${state})` : state;
+}
+
+function render() {
+  const { engine, bound } = status;
+  const now = several() && engine.reached !== false ? allNow() : engineNow();
+  say("now", now.text);
+  $("now").className = now.level;
   say("bound", status.global_maintenance ? "Global maintenance: nothing starts, stops, moves or is fenced."
     : bound?.held ? `If ${nameOf(engine.host)} died now, it would not be started: ${clean(bound.held)}`
       : bound?.total_s ? `If ${nameOf(engine.host)} died now, it would answer again in about ${Math.round(bound.total_s)} s (proof by ${clean(bound.by)}).` : "");
@@ -75,9 +123,10 @@ function render() {
     head.scope = "row";
     const live = make("td", clean(dead, 60));
     live.className = host.liveness === "live" ? "good" : "bad";
-    row.append(head, live, make("td", clean(host.state, 60)), make("td", host.liveness === "live" ? String(host.score) : "–"));
+    row.append(head, live, make("td", stateText(host)), make("td", host.liveness === "live" ? String(host.score) : "–"));
     return row;
   }));
+  renderVms();
   for (const part of ["hosts-part", "orders-part"]) $(part).hidden = false;
   $("join-part").hidden = true;
   renderOrders();

@@ -19,6 +19,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
+from tests.fakes import vms
 from tests.fakes.statuses import UP, host, status
 
 from . import chromium
@@ -32,6 +33,7 @@ pytestmark = [
         reason="cockpit-ws and cockpit-bridge are not installed",
     ),
 ]
+UP_STATUS = status(host(1, UP, state="EngineUp", local=True), host(2))
 COMMAND = """#!/bin/sh
 echo "$*" >> {folder}/asked
 case "$*" in
@@ -126,6 +128,32 @@ def test_it_shows_the_cluster_and_gives_orders(
     assert orders == ["maintenance local --for 8h --reason set in Cockpit --host 2"]
     page.close()
     assert errors == []
+
+
+def test_each_of_several_vms_is_shown_and_none_that_is_down_is_green(
+    browser: Browser, cockpit: str, folder: Path
+) -> None:
+    """The heading was the engine's alone, and green while another VM was down."""
+    words = {**vms.WORDS, 1: {vms.ENGINE: vms.up(), vms.WEB: vms.up()}, 2: {vms.SSO: vms.up()}}
+    lacks_db = vms.status(words, n_plus_1=())
+    (folder / "status.json").write_bytes(msgspec.json.encode(lacks_db))
+    page = browser.new_page(viewport=DESK)  # type: ignore[arg-type]
+    page.goto(cockpit)
+    expect(page.locator("h1.bad")).to_have_text("4 of 5 VMs are up, 4 healthy", timeout=30_000)
+    rows = page.locator("#vms tr")
+    expect(rows).to_have_count(5)
+    expect(rows.nth(0)).to_contain_text("engine")
+    expect(rows.nth(0)).to_contain_text("up, healthy")
+    expect(page.locator("#vms tr", has_text="db").locator("td.bad")).not_to_be_empty()
+    assert Axe().run(page).response["violations"] == []
+    keep(page, "cockpit-vms")
+    reached = msgspec.structs.replace(UP_STATUS.engine, reached=False)
+    unreached = msgspec.structs.replace(UP_STATUS, engine=reached)
+    (folder / "status.json").write_bytes(msgspec.json.encode(unreached))
+    expect(page.locator("h1.warn")).to_contain_text("no other host reaches it", timeout=15_000)
+    expect(page.locator("#vms-part")).to_be_hidden()
+    expect(page.locator("#hosts")).to_contain_text("ready (EngineDown)")
+    page.close()
 
 
 def test_a_broker_that_is_gone_leaves_nothing_green(

@@ -136,6 +136,10 @@ def test_several_vms_stand_above_the_hosts_and_each_host_shows_its_memory(
         expect(heading).to_have_text("All 2 VMs are up and healthy")
         card = page.locator(".card", has_text="host2")
         expect(card).to_contain_text("10 GiB of 32 GiB free")
+        # The line of a host names what runs there; it called the host of db "ready".
+        expect(card).to_contain_text("runs db")
+        expect(page.locator(".card", has_text="host1").first).to_contain_text("runs engine")
+        expect(page.locator("#vms")).not_to_contain_text("0 MiB")
         short = page.locator("#banners li", has_text="if host2 dies, db has no place")
         expect(short).to_contain_text("6 GiB short (needs 8, host1 has 2)")
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]

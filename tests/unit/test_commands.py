@@ -188,6 +188,12 @@ def test_every_argument_that_must_be_given_says_what_may_be_typed(
     assert seen > 15, "of all verbs"
 
 
+def test_how_long_ago_may_be_typed_as_journalctl_takes_it(site: Path) -> None:
+    """`--since -1h` is asked of the broker; it was an option that nobody knows."""
+    for typed in (["--since", "-1h"], ["--since=-1h"], ["--since", "-10", "min"]):
+        refused(run("ha-agent", "events", *typed, config=site), ExitCode.BROKER_DOWN, "broker")
+
+
 def test_a_usage_error_is_json_where_json_is_asked_for(site: Path) -> None:
     result = run("ha-agent", "statsu", "--json", config=site)
     answer = json.loads(result.stdout)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from agent.commands import liveliness
 from agent.commands.why_vm import explain, found
 from agent.status.read import read
 from agent.status.text import as_text
@@ -80,6 +81,46 @@ def test_all_is_well_in_one_line() -> None:
     words = {**WORDS, 1: {ENGINE: up(), WEB: up()}}
     text = as_text(vms.status(words, n_plus_1=())).splitlines()
     assert text[:2] == ["lab: all 5 VMs are up and healthy", "nothing is wrong"]
+
+
+def test_an_engine_that_nobody_reaches_is_not_said_to_be_well() -> None:
+    words = {**WORDS, 1: {ENGINE: up(), WEB: up()}}
+    made = vms.status(words, n_plus_1=())
+    made = msgspec.structs.replace(made, engine=msgspec.structs.replace(made.engine, reached=False))
+    first = as_text(made, colour=True).splitlines()[0]
+    assert "all 5 VMs are up, but the engine is NOT REACHED from outside" in first
+    assert "\x1b[1;32m" not in first, "not green"
+
+
+GONE = {"up": False, "healthy": False, "state": VmWord.WAITING, "host": None, "hostname": None}
+
+
+@pytest.mark.parametrize(
+    ("of_db", "code", "begins"),
+    [
+        ({}, 0, "OK - lab: all 5 VMs are up and healthy"),
+        (GONE, 2, "CRITICAL - lab: 4 of 5 VMs are up, 4 healthy; db is DOWN"),
+        ({**GONE, "want": "down", "state": VmWord.OFF}, 0, "OK - lab: all 4 VMs are up and"),
+        ({"healthy": False}, 2, "CRITICAL - lab: 5 of 5 VMs are up, 4 healthy; db is not"),
+        ({"healthy": False, "state": VmWord.BOOTING}, 1, "WARNING - lab: 5 of 5 VMs are up, 4"),
+        ({**GONE, "up": None, "state": VmWord.UNKNOWN}, 3, "UNKNOWN - lab: 4 of 5 VMs are up"),
+    ],
+)
+def test_the_plugin_of_nagios_takes_the_worst_of_several_vms(
+    of_db: dict[str, object],
+    code: int,
+    begins: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A VM beside the engine that was down was a WARNING, behind "the engine is up and healthy"."""
+    words = {**WORDS, 1: {ENGINE: up(), WEB: up()}}
+    made = vms.status(words, n_plus_1=())
+    changed = (msgspec.structs.replace(vm, **of_db) if vm.number == DB else vm for vm in made.vms)
+    made = msgspec.structs.replace(made, vms=tuple(changed))
+    monkeypatch.setattr(liveliness, "ask", lambda *_: made)
+    assert liveliness.as_plugin(lambda: "socket") == code
+    assert capsys.readouterr().out.startswith(begins)
 
 
 def test_the_first_line_names_three_vms_and_counts_the_others() -> None:

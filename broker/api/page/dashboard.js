@@ -544,7 +544,8 @@ function renderVms() {
       if (pill.className !== kind) pill.className = kind;
       say(at, vm.host === null ? "on no host" : `on ${nameOf(vm.host)}`);
       say(since, vm.for_s === null ? "" : `for ${vm.at_least ? "at least " : ""}${seconds(vm.for_s)}`);
-      const rank = `priority ${vm.priority}, ${gib(vm.memory_mb)}`;
+      // 0: its definition could not be read yet.
+      const rank = `priority ${vm.priority}${vm.memory_mb ? `, ${gib(vm.memory_mb)}` : ""}`;
       say(why, vm.reason ? `${clean(vm.reason)} · ${rank}` : rank);
     });
 }
@@ -669,7 +670,12 @@ function briefText(host, here, dead, lastWord) {
   if (dead) return `${dead}; ${age}`;
   if (host.liveness === "silent" && host.stopped) return `stopped in good order; ${age}`;
   if (host.liveness === "silent" || lastWord) return age;
-  if (here) return status.engine.healthy ? `runs ${vmName()}` : `has ${vmName()}`;
+  if (several()) {
+    const up = status.vms.filter((vm) => vm.up && vm.host === host.host_id);
+    if (up.length) return `${up.every((vm) => vm.healthy) ? "runs" : "has"} ${up.map((vm) => clean(vm.name, 60)).join(", ")}`;
+  } else if (here) {
+    return status.engine.healthy ? `runs ${vmName()}` : `has ${vmName()}`;
+  }
   if (host.maintenance) return "in local maintenance";
   if (host.agent && host.agent !== "ok") return `its agent is ${clean(host.agent, 40)}`;
   return host.score > 0 ? "ready" : "could not take it";
