@@ -110,12 +110,13 @@ function stateText(host) {
 
 function render() {
   const { engine, bound } = status;
+  const vm = several() ? "engine" : clean(engine.name, 60) || "the VM";
   const now = several() && engine.reached !== false ? allNow() : engineNow();
   say("now", now.text);
   $("now").className = now.level;
   say("bound", status.global_maintenance ? "Global maintenance: nothing starts, stops, moves or is fenced."
-    : bound?.held ? `If ${nameOf(engine.host)} died now, it would not be started: ${clean(bound.held)}`
-      : bound?.total_s ? `If ${nameOf(engine.host)} died now, it would answer again in about ${Math.round(bound.total_s)} s (proof by ${clean(bound.by)}).` : "");
+    : bound?.held ? `If ${nameOf(engine.host)} died now, ${vm} would not be started: ${clean(bound.held)}`
+      : bound?.total_s ? `If ${nameOf(engine.host)} died now, ${vm} would answer again in about ${Math.round(bound.total_s)} s (proof by ${clean(bound.by)}).` : "");
   $("hosts").replaceChildren(...Object.values(status.hosts).map((host) => {
     const row = document.createElement("tr");
     const dead = host.liveness === "silent" ? `SILENT, last word ${host.age_s === null ? "never" : `${Math.round(host.age_s)} s ago`}` : host.liveness;
