@@ -49,8 +49,9 @@ class Defined:
         """Define the domain, and remember libvirt's form of it; libvirtError."""
         try:
             domain = connection.defineXML(xml)
-        except libvirt.libvirtError:
-            if not self._makes_way(connection, xml):
+        except libvirt.libvirtError as error:
+            is_taken = error.get_error_code() == libvirt.VIR_ERR_OPERATION_FAILED
+            if not (is_taken and self._makes_way(connection, xml)):
                 raise
             domain = connection.defineXML(xml)
         own = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)

@@ -68,13 +68,15 @@ def _is_known_to_all(turn: VmTurn, v: VmSpec) -> bool:
     there. But somebody may have added a VM while it ran, under libvirt alone: its process holds no
     lease, and a start here would be the second one. A VM that ran before is known to all.
     """
-    reports = [seen.at(peer, v.number) for peer in turn.live]
-    if turn.here.last_ran or turn.state.last_ran or any(its.last_ran for its in reports):
+    several = turn.several
+    assert several is not None
+    behind = several.behind
+    if not behind or turn.here.last_ran or turn.state.last_ran:
         return True
-    behind = [peer for peer in turn.live if peer.registry < turn.observation.registry]
+    reports = (seen.at(peer, v.number) for peer in turn.live)
     since_s = turn.state.missing_since_s
     left_s = KNOWN_WITHIN_S - (0.0 if since_s is None else turn.now_s - since_s)
-    if not behind or left_s <= 0:
+    if left_s <= 0 or any(its.last_ran for its in reports):
         return True
     hosts = ", ".join(map(name_of, behind))
     text = f"not known yet whether {v.name} runs on {hosts}: its record was not read there yet"

@@ -57,10 +57,11 @@ def barred_until_s(state: VmState, retry_expiry_s: float, unexpected_down_s: flo
 class Several:
     """What all VMs share in one call of `decide`.
 
-    `specs`: the VMs in the order in which they are served, including the engine. `hosts`: this host
-    and the live ones. `claims`: all claims that have not ended, including this host's own.
-    `moving`: how many VMs are being migrated away from here, or are about to be. `starting`: how
-    many starts are under way here. `stopping`: the VMs that are being stopped here.
+    `specs`: the VMs in the order in which they are served, including the engine. `behind`: the live
+    hosts that have not read the registry as this host knows it. `hosts`: this host and the live
+    ones. `claims`: all claims that have not ended, including this host's own. `moving`: how many
+    VMs are being migrated away from here, or are about to be. `starting`: how many starts are under
+    way here. `stopping`: the VMs that are being stopped here.
     `unstopped_since_s`: since when ending a VM has failed here that is sick now, by its number.
     """
 
@@ -75,6 +76,7 @@ class Several:
         self._here = {vm.number: vm for vm in observation.local.vms}
         peers = tuple(peer for peer in turn.live if peer is not turn.asking)
         self._names = {peer.host_id: name_of(peer) for peer in observation.peers}
+        self.behind = tuple(p for p in turn.live if p.registry < observation.registry)
         self._hostnames = {peer.host_id: peer.hostname for peer in peers}
         self.up_at: dict[int, int] = {}
         #: For each VM the live hosts whose slots list it; on all other hosts it is down.
