@@ -88,23 +88,27 @@ def ended(command: subprocess.Popen[str], within_s: float = ENDED_S) -> tuple[in
     return command.returncode, out + err
 
 
-def is_settled(lab: Cluster, on: str) -> bool:
-    """One QEMU, there, with its lease; that host in EngineUp, all others that are on ready, and
-    every one of them knows where the VM is."""
+def unsettled(lab: Cluster, on: str) -> str:
+    """What is missing; "": nothing. One QEMU, there, with its lease; that host in EngineUp, all
+    others that are on ready, and every one of them knows where the VM is."""
     census = lab.census()
-    if [host for host in census.first for _ in census.engines(host)] != [on]:
-        return False
+    engines = [host for host in census.first for _ in census.engines(host)]
+    if engines != [on]:
+        return f"QEMU runs on {engines}"
     running = sorted(census.first)
     hosts = ask.status(lab, on).get("hosts", {})
     shown = {name: hosts.get(str(host_id_of(name)), {}) for name in running}
-    wanted = {name: "EngineUp" if name == on else "EngineDown" for name in running}
-    return (
-        {name: host.get("state") for name, host in shown.items()} == wanted
-        and all(host["score"] > 0 and host["liveness"] == "live" for host in shown.values())
-        and holds_lease(lab, on)
-        and lab.page_answers()
-        and ready.everybody_sees_engine(lab, on)
-    )
+    for name, host in shown.items():
+        wanted = "EngineUp" if name == on else "EngineDown"
+        state, score, liveness = (host.get(key) for key in ("state", "score", "liveness"))
+        if state != wanted or not score or score <= 0 or liveness != "live":
+            return f"{on} sees {name} {liveness} in {state} with a score of {score}"
+    if not holds_lease(lab, on):
+        return f"the lease is not held on {on} alone"
+    if not lab.page_answers():
+        return "the page does not answer"
+    blind = [host for host in running if not ready.sees_engine(lab, host, on)]
+    return f"{blind} do not see the VM on {on}" if blind else ""
 
 
 def holds_lease(lab: Cluster, host: str) -> bool:
@@ -119,7 +123,10 @@ def holds_lease(lab: Cluster, host: str) -> bool:
 def settled(lab: Cluster, on: str, within_s: float = SETTLED_S) -> float:
     """Wait until it is; how many seconds that took."""
     began_s = time.monotonic()
-    ask.until(f"one engine, on {on}, all states right", within_s, lambda: is_settled(lab, on))
+    while missing := unsettled(lab, on):
+        waited_s = time.monotonic() - began_s
+        assert waited_s < within_s, f"not settled on {on} after {waited_s:.0f} s: {missing}"
+        time.sleep(ask.POLL_S)
     return time.monotonic() - began_s
 
 
