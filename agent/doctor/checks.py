@@ -203,7 +203,8 @@ def check_storage(path: str, seconds: float) -> Iterator[Finding]:
         if not_now.hangs:
             yield Finding(name, "fail", f"it hangs, says the broker here: {not_now.why}", _HANGS)
         else:
-            yield Finding(name, "warn", f"not looked at: {not_now.why}", "the same again, later")
+            # Who asks whether a storage is fit must not read "fit" of one that nobody looked at.
+            yield Finding(name, "fail", f"not looked at: {not_now.why}", "the same again, later")
         return
     try:
         looks = bounded(name, 3 * seconds + QEMU_S + PATIENCE_S, lambda: storage(config, seconds))

@@ -50,7 +50,7 @@ class Users:
 
 def storage_error(error: VolumeError) -> CommandError:
     """An error of the storage as the error of a command."""
-    return CommandError(ExitCode.STORAGE, str(error).replace("whiteboard volume ", ""))
+    return CommandError(ExitCode.STORAGE, str(error).removeprefix("volume "))
 
 
 def os_error(path: str, doing: str, error: OSError) -> CommandError:

@@ -116,7 +116,7 @@ class VolumeError(WhiteboardError):
         shown = self.path if self.path.isprintable() else ascii(self.path)
         if self.fault in (VolumeFault.OTHER_VOLUME, VolumeFault.SHRUNK):
             return f"{shown}: {self.what}; {self.step}"
-        return f"whiteboard volume {shown}: {self.what}; {self.step}"
+        return f"volume {shown}: {self.what}; {self.step}"
 
 
 def volume_error(path: str, doing: str, err: OSError) -> VolumeError:

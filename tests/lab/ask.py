@@ -9,14 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 from .cluster import Cluster
+from .errors import LabError
 from .layout import host_id_of
 
 POLL_S = 0.2
 
 
 def status(cluster: Cluster, host: str) -> dict[str, Any]:
-    """`ha-agent --status --json` on a host."""
+    """`ha-agent --status --json` on a host; LabError where it says nothing (it boots)."""
     shown = cluster.sh(host, ["ha-agent", "--status", "--json"])
+    if not shown.stdout:
+        raise LabError(f"{host}: status says nothing ({shown.returncode}): {shown.stderr.strip()}")
     answer: dict[str, Any] = json.loads(shown.stdout)
     return answer
 
@@ -30,7 +33,11 @@ def state(cluster: Cluster, host: str) -> str:
 
 def in_place(cluster: Cluster, host: str) -> bool:
     """Whether that host sees the engine up, all others ready to take it, and hears from each."""
-    shown = status(cluster, host)
+    try:
+        shown = status(cluster, host)
+    except LabError as error:
+        print(f"not in its place: {error}", flush=True)
+        return False
     hosts = shown.get("hosts", {})
     seen = [hosts.get(str(host_id_of(name)), {}) for name in cluster.hosts]
     return (

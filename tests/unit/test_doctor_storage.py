@@ -153,6 +153,7 @@ def test_nothing_is_opened_on_the_storage_while_a_host_has_just_fallen_silent(
         assert found["storage"].text == "not looked at: host host2 fell silent 12 s ago"
         (only,) = checks.check_storage(str(site), 1.0)
         assert only.text.startswith("not looked at: host host2")
+        assert only.verdict == "fail", "nothing is said to be fit that was not looked at"
 
 
 def test_what_is_looked_at_then_touches_no_storage(

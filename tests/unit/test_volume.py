@@ -452,7 +452,7 @@ class TestDump:
             path = str(tmp_path / name)
             assert whiteboard_dump.run(path, as_json) == 3
             out, err = capsys.readouterr()
-            assert err.startswith(f"ha-agent: whiteboard volume {path}: ")
+            assert err.startswith(f"ha-agent: volume {path}: ")
             assert err.count("\n") == 1
             if as_json:
                 error = json.loads(out)["error"]
