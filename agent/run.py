@@ -111,7 +111,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
     """Run the agent until SIGTERM or SIGINT."""
     records = VmRecords(config)
     leases = SanlockLeases(config, definition.lease_offset, records=records)
-    engine = LibvirtHypervisor(config, Engine(config, definition), leases)
+    engine = LibvirtHypervisor(config, Engine(config, definition, records), leases)
     hypervisors = LibvirtHypervisors(config, engine, leases, records)
     fence = fence_devices(config)
     link = Link(config.daemon.socket)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 
 import libvirt
 
+from agent.vm.errors import DefinitionError
 from broker.config.sections import Config
 from broker.daemon import service_manager
 from broker.daemon.foreign import sentence
@@ -29,8 +30,8 @@ AGAIN_S = 30.0
 
 
 class DefinitionCheck:
-    """`refused`: why libvirt refuses the definition; empty while it accepts it. `define`: gives it
-    to libvirt; raises libvirt.libvirtError or Hung."""
+    """`refused`: why libvirt, or this host, refuses the definition; empty while both accept it.
+    `define`: gives it to libvirt; raises libvirt.libvirtError, DefinitionError or Hung."""
 
     def __init__(self, config: Config, define: Callable[[], Awaitable[None]]) -> None:
         self._config = config
@@ -38,7 +39,7 @@ class DefinitionCheck:
         self.refused = ""
 
     async def answered(self) -> None:
-        """Wait until libvirt has accepted or refused the definition."""
+        """Wait until the definition is accepted or refused."""
         while not await self._ask():
             service_manager.alive("waiting for libvirt")
             await asyncio.sleep(LIBVIRT_RETRY_S)
@@ -66,6 +67,11 @@ class DefinitionCheck:
         except Hung as error:
             log.warning("%s", error)
             return False
+        except DefinitionError as error:
+            text = f"{self._config.vm.definition}: {error}"
+            if text != self.refused:
+                log.error("this host cannot start the VM: %s", text)
+            self.refused = text
         else:
             if self.refused:
                 log.info("libvirt accepts the definition now")

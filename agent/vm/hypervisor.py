@@ -102,8 +102,8 @@ class LibvirtHypervisor:
         self._config = self._vm.config = config
 
     async def check(self) -> None:
-        """Define the VM, unless somebody changed libvirt's own definition; libvirtError or
-        Hung where libvirt does not accept it."""
+        """Define the VM, unless somebody changed libvirt's own definition; libvirtError or Hung
+        where libvirt does not accept it, DefinitionError where this host must not start it."""
         await self._worker.call("defining the VM", STOP_DEADLINE_S, self._define_first)
 
     async def start(self, what_ran: WhatRan | None = None, registry: int = 0) -> VmStartEnded:

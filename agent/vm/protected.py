@@ -17,14 +17,22 @@ import libvirt
 from agent.leases.sanlock import SanlockLeases
 from agent.leases.vm_records import VmRecords, not_in_registry
 from agent.vm.defined import Defined
-from agent.vm.definition import Definition, load_definition, recorded_definition
+from agent.vm.definition import (
+    Definition,
+    definition_of,
+    load_definition,
+    recorded_definition,
+)
 from agent.vm.errors import DefinitionError
+from broker.config.engine_file import copy_of_engine
 from broker.config.sections import Config
 from broker.lockspace.delta_leases import layout_at
 from broker.registry.admission import refused
+from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
 from broker.whiteboard.volume import VolumeError
 from scoring.observation import LeaseAnswer
+from scoring.vm_facts import ENGINE
 
 log = logging.getLogger("ha-agent.hypervisor")
 
@@ -56,11 +64,16 @@ class ProtectedVm(Protocol):
 
 
 class Engine:
-    """VM 1. `definition`: as it was read last."""
+    """VM 1. `definition`: as it was read last; `records`: where it may be in the registry. A
+    definition from there comes from the shared storage, and has to pass what those of the other VMs
+    have to; one in a file of the host's own is root's word."""
 
-    def __init__(self, config: Config, definition: Definition) -> None:
+    def __init__(
+        self, config: Config, definition: Definition, records: VmRecords | None = None
+    ) -> None:
         self.config = config
         self._definition = definition
+        self._records = records
 
     @property
     def resource(self) -> str:
@@ -71,7 +84,17 @@ class Engine:
 
     def wanted(self, registry: int) -> Definition:
         """The definition from the file as it is now; if that cannot be used, the one that was read
-        before."""
+        before. DefinitionError where the file is the registry's copy, and is older than `registry`
+        or must not be started here."""
+        copy = copy_of_engine(self.config.daemon.state_dir)
+        if self._records is not None and Path(self.config.vm.definition) == copy:
+            cached = _not_older_than(registry, self._records)
+            record, xml = cached.records.get(ENGINE), cached.definitions.get(ENGINE)
+            if record is not None and xml is not None and not record.removed:
+                if why := refused(xml, record, self.config):
+                    raise DefinitionError(f"{record.name}: {why}")
+                self._definition = definition_of(xml, self.config)
+                return self._definition
         try:
             self._definition = load_definition(self.config)
         except DefinitionError as error:
@@ -102,14 +125,7 @@ class RecordedVm:
         return connection.lookupByUUIDString(self._record().uuid)
 
     def wanted(self, registry: int) -> Definition:
-        until_s = time.monotonic() + REGISTRY_PATIENCE_S
-        while (cached := self._records.now()).generation < registry:
-            if time.monotonic() > until_s:
-                raise DefinitionError(
-                    f"the registry has generation {registry}, and this host has read"
-                    f" {cached.generation}: no older definition is started; see: ha-agent doctor"
-                )
-            time.sleep(REGISTRY_LOOK_S)
+        cached = _not_older_than(registry, self._records)
         record, xml = self._record(), cached.definitions.get(self._number)
         if why := cached.damaged.get(self._number):
             raise DefinitionError(f"{record.name}: {why}")
@@ -137,3 +153,17 @@ class RecordedVm:
     async def owner(self, leases: SanlockLeases) -> LeaseAnswer:
         (answer,) = await leases.ask_vms((self._number,))
         return answer
+
+
+def _not_older_than(registry: int, records: VmRecords) -> Cached:
+    """This host's copy once it has the generation `registry`; DefinitionError where it does not
+    come."""
+    until_s = time.monotonic() + REGISTRY_PATIENCE_S
+    while (cached := records.now()).generation < registry:
+        if time.monotonic() > until_s:
+            raise DefinitionError(
+                f"the registry has generation {registry}, and this host has read"
+                f" {cached.generation}: no older definition is started; see: ha-agent doctor"
+            )
+        time.sleep(REGISTRY_LOOK_S)
+    return cached

@@ -10,6 +10,7 @@ import pytest
 
 from agent.vm import definition_check
 from agent.vm.definition_check import DefinitionCheck
+from agent.vm.errors import DefinitionError
 from broker.config.sections import Config, HostSection, StorageSection
 from broker.daemon.worker import Hung
 
@@ -47,6 +48,28 @@ def test_it_waits_for_libvirt_and_goes_on_where_that_refuses(
         await check.answered()
         assert check.refused == f"/etc/ha-agent/engine.xml: libvirt rejects it: {REFUSED}"
         assert len(answers) == 3
+        await check.run()
+        assert (check.refused, answers) == ("", [])
+
+    asyncio.run(run())
+
+
+def test_what_this_host_must_not_start_is_said_and_the_agent_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The engine's definition from the registry, which another host wrote."""
+    monkeypatch.setattr(definition_check, "AGAIN_S", 0.0)
+    answers: list[Exception | None] = [DefinitionError("has a script"), None]
+
+    async def define() -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    async def run() -> None:
+        check = DefinitionCheck(CONFIG, define)
+        await check.answered()
+        assert check.refused == "/etc/ha-agent/engine.xml: has a script"
         await check.run()
         assert (check.refused, answers) == ("", [])
 

@@ -17,10 +17,11 @@ import pytest
 from agent.leases.sanlock import SanlockLeases
 from agent.leases.vm_records import VmRecords
 from agent.vm import hypervisor, protected
+from agent.vm.definition import load_definition
 from agent.vm.errors import DefinitionError
 from agent.vm.hypervisors import LibvirtHypervisors
-from agent.vm.protected import RecordedVm
-from broker.config.engine_file import FOLDER
+from agent.vm.protected import Engine, RecordedVm
+from broker.config.engine_file import ENGINE_FILE, FOLDER
 from broker.config.sections import (
     ClusterSection,
     Config,
@@ -28,6 +29,7 @@ from broker.config.sections import (
     HostSection,
     LibvirtSection,
     StorageSection,
+    VmSection,
 )
 from broker.lockspace.delta_leases import Layout
 from broker.registry.cache import Cached, write_kept
@@ -255,6 +257,54 @@ def test_no_more_than_four_start_at_once_until_one_has_really_ended(
         assert ended.detail == "libvirt: no processes here"
 
     asyncio.run(asyncio.wait_for(story(), 30.0))
+
+
+ENGINE_XML = f"""<domain type='kvm'>
+  <name>engine-vm</name><uuid>{UUID}</uuid><memory unit='MiB'>64</memory>
+  <os><type>hvm</type></os>
+  <devices><lease><lockspace>hosted-engine</lockspace><key>engine</key>
+    <target path='/leases' offset='{ALIGN}'/></lease></devices>
+</domain>"""
+
+
+def engine_in_the_registry(host: Host, xml: str, generation: int = 1, **changes: Any) -> Engine:
+    """VM 1 on a host whose broker has that copy, and whose daemons were restarted since."""
+    config = msgspec.structs.replace(
+        host.config,
+        vm=VmSection(name="engine-vm", definition=str(host.folder / ENGINE_FILE)),
+    )
+    one = record(xml, number=1, name="engine-vm", **changes)
+    write_kept(host.folder, "7b3f", Cached(generation, {1: one}, {1: xml}))
+    return Engine(config, load_definition(config), host.records)
+
+
+def test_the_engine_of_the_registry_is_no_older_than_any_host_knows(host: Host) -> None:
+    engine = engine_in_the_registry(host, ENGINE_XML)
+    assert engine.wanted(1).xml == ENGINE_XML
+    with pytest.raises(DefinitionError, match="generation 2, and this host has read 1"):
+        engine.wanted(2)
+
+
+def test_the_engine_of_the_registry_may_do_no_more_than_other_vms(host: Host) -> None:
+    """It was written on another host, whose intruder must not become root here."""
+    reach = "<serial type='file'><source path='/root/.ssh/authorized_keys'/></serial></devices>"
+    engine = engine_in_the_registry(host, ENGINE_XML.replace("</devices>", reach))
+    with pytest.raises(DefinitionError, match="passthrough is off on this host"):
+        engine.wanted(1)
+    engine.config = msgspec.structs.replace(engine.config, libvirt=LibvirtSection(passthrough=True))
+    assert "authorized_keys" in engine.wanted(1).xml
+
+
+def test_the_engine_of_a_file_is_the_host_s_own_word(host: Host, tmp_path: Path) -> None:
+    """Also where the registry has had it once."""
+    engine = engine_in_the_registry(host, ENGINE_XML, removed=True)
+    assert engine.wanted(1).name == "engine-vm"
+    own = tmp_path / "own.xml"
+    own.write_text(ENGINE_XML.replace(">64<", ">96<"))
+    engine.config = msgspec.structs.replace(
+        engine.config, vm=VmSection(name="engine-vm", definition=str(own))
+    )
+    assert engine.wanted(9).memory_mb == 96
 
 
 def test_a_lease_is_asked_for_by_the_name_in_the_copy(host: Host) -> None:
