@@ -21,6 +21,7 @@ from broker.whiteboard.board import Board
 from broker.whiteboard.signatures import COUNTER_LINE, COUNTER_WALL_MAX, counter_of, next_counter
 from broker.whiteboard.slot import TIMESTAMP_TAKEN_MAX, SlotReport, fit_hostname
 from broker.whiteboard.store import StorageTrouble
+from broker.wire.limits import TIMESTAMP_MAX
 from broker.wire.status import HostStatus
 
 #: For so many beats an answer over the network is published.
@@ -91,6 +92,8 @@ class OwnSlot:
         self.timestamp = max(self.timestamp + 1, int(now_s))
         self._counter = next_counter(self._counter, this_host.wall())
         status = this_host.status(now_s)
+        # The reference has the time of the host's copy of the configuration here.
+        engine_generation = this_host.vms.engine_generation
         extra, left_out = slot_room.fit(self._lines(status, now_s))
         this_host.left_out = len(left_out)
         return SlotReport(
@@ -101,8 +104,10 @@ class OwnSlot:
             hostname=status.hostname,
             maintenance=status.maintenance,
             stopped=status.stopped,
-            conf_on_shared_storage=in_force.config.vm.shared_definition is not None,
-            local_conf_timestamp=0,
+            conf_on_shared_storage=(
+                engine_generation > 0 or in_force.config.vm.shared_definition is not None
+            ),
+            local_conf_timestamp=min(engine_generation, TIMESTAMP_MAX),
             extra=extra,
         )
 

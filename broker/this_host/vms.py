@@ -77,6 +77,13 @@ class VmsHere:
         self._differing = vm_lines.differing_in(extra)
         self._claims = found.claims
 
+    @property
+    def engine_generation(self) -> int:
+        """The registry's generation in which the engine's definition was written, as this host
+        knows it; 0: its definition is not in the registry."""
+        engine = self._registry.cached.vms.get(ENGINE)
+        return engine.definitions[0].generation if engine and engine.definitions else 0
+
     def here(self, now_s: float) -> tuple[VmHere, ...]:
         """Each VM of the registry on this host."""
         return tuple(self._here(number, now_s) for number in sorted(self._numbers()))

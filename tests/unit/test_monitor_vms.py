@@ -28,6 +28,7 @@ from broker.monitors.of_host import HostMonitors
 from broker.monitors.vms import OFF_EVERY_S, VmsMonitor
 from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
+from broker.whiteboard.vm_lines import Memory
 from scoring.vm_facts import DomainHere, EngineStatus, Health, VmHere, VmStatus
 from tests.fakes.broker import record
 from tests.fakes.waiting import PATIENCE_S
@@ -269,6 +270,7 @@ def test_while_libvirt_does_not_answer_every_vm_is_unknown(tmp_path: Path) -> No
         (tmp_path / "node.xml").unlink()
         monitor = VmsMonitor(config)
         monitor.watch(known(DB, WEB))
+        monitor.memory = Memory(4096.0, 1024.0, 0.0)
         with pytest.raises(Unknown):
             await monitor.sample()
         assert [vm.report.vm for vm in monitor.here.values()] == [VmStatus.UNKNOWN] * 2

@@ -259,6 +259,16 @@ def test_no_more_than_four_start_at_once_until_one_has_really_ended(
     asyncio.run(asyncio.wait_for(story(), 30.0))
 
 
+REACH = "<serial type='file'><source path='/root/.ssh/authorized_keys'/></serial></devices>"
+
+
+def test_what_this_host_must_not_start_is_refused_at_the_start_too(host: Host) -> None:
+    """The copy is read by the broker, and by the agent once more."""
+    xml = XML.replace("</devices>", REACH)
+    host.keep(record(xml), xml)
+    assert "passthrough is off on this host" in refused(host)
+
+
 ENGINE_XML = f"""<domain type='kvm'>
   <name>engine-vm</name><uuid>{UUID}</uuid><memory unit='MiB'>64</memory>
   <os><type>hvm</type></os>
@@ -287,8 +297,7 @@ def test_the_engine_of_the_registry_is_no_older_than_any_host_knows(host: Host) 
 
 def test_the_engine_of_the_registry_may_do_no_more_than_other_vms(host: Host) -> None:
     """It was written on another host, whose intruder must not become root here."""
-    reach = "<serial type='file'><source path='/root/.ssh/authorized_keys'/></serial></devices>"
-    engine = engine_in_the_registry(host, ENGINE_XML.replace("</devices>", reach))
+    engine = engine_in_the_registry(host, ENGINE_XML.replace("</devices>", REACH))
     with pytest.raises(DefinitionError, match="passthrough is off on this host"):
         engine.wanted(1)
     engine.config = msgspec.structs.replace(engine.config, libvirt=LibvirtSection(passthrough=True))

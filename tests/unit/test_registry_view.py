@@ -16,7 +16,7 @@ from agent.terminal.errors import CommandError
 from broker.broker import Broker
 from broker.monitors import Sample
 from broker.registry.cache import Cached
-from broker.registry.record import VmRecord
+from broker.registry.record import Definition, VmRecord
 from broker.whiteboard.mode import Mode
 from broker.wire.exchange import View
 from scoring.vm_facts import Want
@@ -36,6 +36,26 @@ def test_the_agent_gets_specs_generation_and_damage(tmp_path: Path) -> None:
         view = await in_thread(path, "GET", "/v1/view", View)
         assert (view.specs, view.registry) == ((DB.spec(),), 5)
         assert view.damaged == {2: "its record cannot be read"}
+
+    served(tmp_path, test)
+
+
+def test_the_slot_has_the_generation_of_the_engine_in_the_reference_s_field(
+    tmp_path: Path,
+) -> None:
+    async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
+        def published() -> tuple[bool, int]:
+            slot = broker.own_slot.make(asyncio.get_running_loop().time())
+            return slot.conf_on_shared_storage, slot.local_conf_timestamp
+
+        assert published() == (False, 0)
+        kept = Definition(place=0, stored=1, sha256="0" * 64, generation=4, wall_s=1.0)
+        engine = msgspec.structs.replace(DB, number=1, name="engine", definitions=(kept,))
+        broker.registry.cached = Cached(5, {1: engine, 2: DB})
+        assert published() == (True, 4)
+        gone = msgspec.structs.replace(engine, removed=True)
+        broker.registry.cached = Cached(6, {1: gone, 2: DB})
+        assert published() == (False, 0)
 
     served(tmp_path, test)
 
