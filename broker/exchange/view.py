@@ -23,7 +23,7 @@ from broker.whiteboard.lost import lost_since_s
 from broker.wire.exchange import Report, View
 from broker.wire.hosts import LocalOnWire, PeerOnWire
 from broker.wire.status import NewOrder
-from scoring.observation import LocalHost, Order
+from scoring.observation import LocalHost, Observation, Order
 from scoring.vm_facts import EngineStatus, Obstacle, Unfit, VmHere
 
 log = logging.getLogger("ha-broker")
@@ -108,6 +108,25 @@ class Exchange:
             registry=known.generation,
             damaged=dict(known.damaged),
             own_claims=this_host.vms.own_claims,
+        )
+
+    def observation(self, now_s: float) -> Observation:
+        """The observation that the agent makes of `view`, without the operator's order."""
+        table, board, known = self._table, self._table.board, self._registry.cached
+        return Observation(
+            local=self._local(now_s),
+            peers=table.peers(),
+            storage_good_since_s=board.storage_good_since_s if self._own_slot.started else None,
+            sweep=board.sweep,
+            global_maintenance=board.global_maintenance,
+            newer_versions=table.members.newer_versions,
+            lockspace_joined=self._own_id.is_joined,
+            fence_log=board.fence_log.recent(now_s),
+            unsure=table.same_storage.judgement.unsure,
+            announced=self._this_host.agent.announced,
+            specs=known.specs,
+            registry=known.generation,
+            own_claims=self._this_host.vms.own_claims,
         )
 
     def _local(self, now_s: float) -> LocalHost:

@@ -162,9 +162,7 @@ class Table:
             old = known.get(host)
             if old is None or old[0] is not report or old[1] is not seen:
                 is_signed = self.board.signed.get(host) in GOOD
-                made = slot_lines.peer_report(report, seen, others, is_signed)
-                if made.registry:
-                    made = replace(made, reaches=reached_of(report.extra))
+                made = slot_lines.peer_report(report, seen, others, is_signed, reached_of)
                 old = (report, seen, others, made)
             elif old[2] != others:
                 old = (report, seen, others, slot_lines.with_others(old[3], others))

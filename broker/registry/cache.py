@@ -64,23 +64,22 @@ class Cached:
     """The registry as this host knows it. `records`: by VM number, those of removed VMs among them.
     `definitions`: libvirt's XML by VM number, where it is known. `damaged`: by VM number, why it
     cannot be started here, in a sentence. `problem`: why the registry could not be read, "": it
-    could. `specs`: of all VMs, by number."""
+    could. `vms`: the records of the VMs that are protected, by number; `specs`: of all these, by
+    number."""
 
     generation: int = 0
     records: Mapping[int, VmRecord] = field(default_factory=dict)
     definitions: Mapping[int, str] = field(default_factory=dict)
     damaged: Mapping[int, str] = field(default_factory=dict)
     problem: str = ""
+    vms: Mapping[int, VmRecord] = field(init=False)
     specs: tuple[VmSpec, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        specs = tuple(one.spec() for _, one in sorted(self.vms.items()))
-        object.__setattr__(self, "specs", specs)
-
-    @property
-    def vms(self) -> dict[int, VmRecord]:
-        """The VMs that are protected."""
-        return {number: one for number, one in self.records.items() if not one.removed}
+        # Both are asked for many times a beat, and follow from `records`, which does not change.
+        vms = {number: one for number, one in self.records.items() if not one.removed}
+        object.__setattr__(self, "vms", vms)
+        object.__setattr__(self, "specs", tuple(one.spec() for _, one in sorted(vms.items())))
 
     def named(self, name: str) -> VmRecord | None:
         """The VM of that name, or number."""

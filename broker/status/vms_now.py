@@ -28,7 +28,7 @@ from scoring.hosts.look import look
 from scoring.hosts.state import HostState
 from scoring.lease_times import host_dead_s
 from scoring.observation import Observation
-from scoring.vm.plan import Plan, after_each_death
+from scoring.vm.plan import NO_PLAN, Plan, after_each_death
 from scoring.vm.seen import SPEAKS_SEVERAL
 from scoring.vm.several import START_PAUSE_S, Several, engine_spec
 from scoring.vm.state import Held, VmState
@@ -100,7 +100,7 @@ class VmsNow:
 
     def room_for(self, spec: VmSpec, now_s: float) -> Room:
         """What would have no place if the registry had that VM, and has one without it."""
-        observation = replace(self._exchange.view(now_s).observed(), order=None)
+        observation = self._exchange.observation(now_s)
         reads = self._place.hosts(now_s)[1]
         is_known = observation.registry > 0 and not self._is_joining(now_s)
         if not is_known or self._table.is_blind(now_s):
@@ -131,11 +131,13 @@ class VmsNow:
 
     def _known(self, seen: Mapping[int, VmSeen], now_s: float) -> Known:
         several, plans, cached = self._several, self._plans, self._registry.cached
-        known = Known(
+        return Known(
             self._specs(),
             seen,
             self._name_of,
             {number: self._for_s(number, vm, now_s) for number, vm in seen.items()},
+            plan=NO_PLAN if several is None else several.plan,
+            plans={} if plans is None else plans[2],
             host_id=self._in_force.host_id,
             refused=dict(cached.damaged),
             said=self._said(now_s),
@@ -146,9 +148,6 @@ class VmsNow:
                 for number, found in self._this_host.vms.differences.items()
             },
         )
-        if several is not None:
-            known = replace(known, plan=several.plan)
-        return known if plans is None else replace(known, plans=plans[2])
 
     def _differs(self) -> dict[tuple[int, int], tuple[str, ...]]:
         """In what each VM runs unlike its definition, by the word of its host."""
@@ -236,8 +235,7 @@ class VmsNow:
 
     def _asked(self, now_s: float) -> Several:
         """What the decision would find now."""
-        observation = replace(self._exchange.view(now_s).observed(), order=None)
-        return self._several_of(observation, now_s)
+        return self._several_of(self._exchange.observation(now_s), now_s)
 
     def _several_of(self, observation: Observation, now_s: float) -> Several:
         turn = look(HostState(seen=self._table.seen), self._in_force.rules, observation, now_s)

@@ -12,7 +12,6 @@ from broker.peers.table import Table
 from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
 from broker.whiteboard.lost import lost_since_s
-from scoring.vm_facts import MAY_BE_UP
 
 
 class SignOfLife:
@@ -68,5 +67,5 @@ class SignOfLife:
             lost_ms=None if lost_s is None else max(0, int((now_s - lost_s) * 1000.0)),
             empty=lost_s is not None and self._this_host.is_empty(now_s),
             global_maintenance=table.board.global_maintenance if lost_s is None else None,
-            others_up=any(vm.report.vm in MAY_BE_UP for vm in self._this_host.vms.here(now_s)),
+            others_up=self._this_host.vms.may_be_up(now_s),
         )

@@ -5,7 +5,7 @@ agent's report about them, and the lines about them in this host's slot."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from broker.whiteboard import vm_lines
 from broker.whiteboard.vm_lines import Differing, Memory
 from scoring.vm_facts import (
     ENGINE,
+    MAY_BE_UP,
     Claim,
     EngineStatus,
     Health,
@@ -86,7 +87,18 @@ class VmsHere:
 
     def here(self, now_s: float) -> tuple[VmHere, ...]:
         """Each VM of the registry on this host."""
-        return tuple(self._here(number, now_s) for number in sorted(self._numbers()))
+        # What holds for all of them is looked at once: this is called several times a beat.
+        common, damaged = self._table.same_storage.unfit, self._registry.cached.damaged
+        return tuple(
+            [
+                self._here(number, now_s, (*common, *self._unfit(number, damaged)))
+                for number in self._numbers
+            ]
+        )
+
+    def may_be_up(self, now_s: float) -> bool:
+        """Whether one of them may be up on this host."""
+        return any(self._sampled(number, now_s).report.vm in MAY_BE_UP for number in self._numbers)
 
     def wanted_here(self, now_s: float) -> tuple[VmHere, ...]:
         """Those that an administrator wants up."""
@@ -219,7 +231,7 @@ class VmsHere:
         }
         good |= {vm.number for vm in self.here(now_s) if vm.report.health is Health.GOOD}
         config = self._in_force.config
-        for number in self._numbers():
+        for number in self._numbers:
             check = health_of(vms[number], config.health)
             once = self._healthy_once.get(number)
             if once is None:
@@ -228,27 +240,37 @@ class VmsHere:
             once.reconfigure(check)
             once.look(number in good, ())
 
-    def _numbers(self) -> Iterator[int]:
-        return (number for number in self._registry.cached.vms if number != ENGINE)
+    @property
+    def _numbers(self) -> Sequence[int]:
+        return [spec.number for spec in self._registry.cached.specs if spec.number != ENGINE]
 
-    def _here(self, number: int, now_s: float) -> VmHere:
+    def _sampled(self, number: int, now_s: float) -> VmHere:
+        """The monitor's sample; a VM without a fresh one is unknown."""
         vm = None if self._sampler is None else self._sampler.here.get(number)
-        why = ""
         if vm is None:
             why = "not sampled yet"
         elif now_s - vm.taken_s > SAMPLE_OLD_S:
             why = f"the last sample is {now_s - vm.taken_s:.0f} s old"
-        if vm is None or why:
-            report = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", why)
-            vm = VmHere(report, now_s, number=number)
-        last_ran = self.last_ran(number)
-        unfit = (*vm.unfit, *self._unfit(number), *in_the_way(vm.domain, vm.report, now_s))
-        healthy_before = number in self._healthy_once and self._healthy_once[number].known
-        # This is called several times a beat for each VM: an unchanged result is not made anew.
+        else:
+            return vm
+        report = EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", why)
+        return VmHere(report, now_s, number=number)
+
+    def _here(self, number: int, now_s: float, unfit: tuple[Unfit, ...]) -> VmHere:
+        """`unfit`: the obstacles that the sample does not have."""
+        vm, last_ran = self._sampled(number, now_s), self.last_ran(number)
+        if vm.domain.leftover is not None:
+            unfit = (*unfit, *in_the_way(vm.domain, vm.report, now_s))
+        if vm.unfit:
+            unfit = (*vm.unfit, *unfit)
+        once = self._healthy_once.get(number)
+        healthy_before = once is not None and once.known
+        # An unchanged result is not made anew.
         old, made = self._made.get(number, (None, vm))
         if (
             old is not vm
-            or (made.last_ran, made.healthy_before) != (last_ran, healthy_before)
+            or made.last_ran != last_ran
+            or made.healthy_before is not healthy_before
             or made.unfit != unfit
         ):
             made = replace(vm, last_ran=last_ran, unfit=unfit, healthy_before=healthy_before)
@@ -259,9 +281,8 @@ class VmsHere:
         """How often the VM had been started when this host ran it last; 0: never."""
         return max(self._agent.vms_last_ran.get(number, 0), self._last_ran.get(number, 0))
 
-    def _unfit(self, number: int) -> Iterator[Unfit]:
-        yield from self._table.same_storage.unfit
-        if (why := self._registry.cached.damaged.get(number)) is not None:
+    def _unfit(self, number: int, damaged: Mapping[int, str]) -> Iterator[Unfit]:
+        if (why := damaged.get(number)) is not None:
             yield Unfit(Obstacle.CANNOT_START, why)
         if why := self._held.get(number):
             yield Unfit(Obstacle.HELD_BACK, why)

@@ -37,11 +37,12 @@ class HealthyOnce:
             self._worked = path.read_text().strip()
         except (OSError, UnicodeDecodeError):
             self._worked = ""
-        self._digest = digest(check)
+        self._check, self._digest = check, digest(check)
 
     def reconfigure(self, check: HealthSection) -> None:
         """Use another check, which has not worked yet."""
-        self._digest = digest(check)
+        if check != self._check:
+            self._check, self._digest = check, digest(check)
 
     @property
     def known(self) -> bool:

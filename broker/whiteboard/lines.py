@@ -5,7 +5,7 @@ it is read from another host, which may have written anything. Pure."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -223,10 +223,15 @@ def host_shutdown_of(report: SlotReport) -> str:
 
 
 def peer_report(
-    report: SlotReport, seen: Seen | None, others: Others, is_signed: bool = False
+    report: SlotReport,
+    seen: Seen | None,
+    others: Others,
+    is_signed: bool = False,
+    reaches_of: Callable[[Mapping[str, str]], frozenset[int]] = lambda extra: frozenset(),
 ) -> PeerReport:
     """A host's slot, and when it was seen to live, as input of a decision. `is_signed`: the slot
-    is signed with the cluster's key; only then its request to be switched off counts."""
+    is signed with the cluster's key; only then its request to be switched off counts. `reaches_of`:
+    reads PeerReport.reaches from the lines of a host that knows a registry."""
     extra = report.extra if report.extra_trusted else {}
     read_s = seen.since_s if seen is not None and seen.timestamp == report.timestamp else None
     _, move = intent_of(extra.get("intent", ""), report.host_id)
@@ -268,6 +273,7 @@ def peer_report(
         free_huge_mb=vms.memory.free_huge_mb,
         host_score=vms.host_score,
         reached=reached,
+        reaches=reaches_of(extra) if vms.registry else frozenset(),
         **others._asdict(),
     )
 

@@ -124,7 +124,8 @@ def _better_place(
         best, why = better_place(turn)
         is_better = best is not None
     if best is None or not is_better:
-        turn.state = replace(turn.state, better_since_s=None)
+        if turn.state.better_since_s is not None:
+            turn.state = replace(turn.state, better_since_s=None)
         return None
     since_s = turn.now_s if turn.state.better_since_s is None else turn.state.better_since_s
     turn.state = replace(turn.state, better_since_s=since_s)

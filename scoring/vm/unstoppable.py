@@ -61,7 +61,8 @@ def ask(turn: VmTurn) -> None:
     """Ask the other hosts to switch this one off, or end that request."""
     since_s = turn.state.unstopped_since_s
     if since_s is None or not _has_to_ask(turn, since_s):
-        turn.state = replace(turn.state, asks_off=False)
+        if turn.state.asks_off:
+            turn.state = replace(turn.state, asks_off=False)
         return
     well = _well_here(turn)
     if well:

@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     prints.add_argument("--first", type=int, default=0, help="the first seed")
     prints.add_argument("--hosts", type=_hosts, default=(2, 7), help="N or N..M")
     prints.add_argument("--moments", type=int, default=3, help="of faults in each run")
+    prints.add_argument("--vms", type=_hosts, default=(1, 1), help="N or N..M, the engine too")
     prints.add_argument("--scenarios", action="store_true", help="of all scenarios too")
     prints.add_argument("--processes", type=int, default=2)
     prints.add_argument("--to", type=Path, help="write them there, as they come")
@@ -169,7 +170,12 @@ def _fingerprint(arguments: argparse.Namespace) -> int:
     lines = []
     to = None if arguments.to is None else arguments.to.open("a")
     for line in fingerprint.run(
-        seeds, arguments.hosts, arguments.moments, arguments.scenarios, arguments.processes
+        seeds,
+        arguments.hosts,
+        arguments.moments,
+        arguments.scenarios,
+        arguments.processes,
+        arguments.vms,
     ):
         lines.append(line)
         print(line, file=to or sys.stdout, flush=True)

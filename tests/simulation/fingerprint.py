@@ -122,12 +122,13 @@ def recorded() -> Iterator[Digest]:
         beats.decide, boards.put, worlds.tell = decide, put, tell
 
 
-def of_seed(seed: int, hosts: tuple[int, int], moments: int) -> str:
+def of_seed(seed: int, hosts: tuple[int, int], moments: int, vms: tuple[int, int] = (1, 1)) -> str:
     """One line: the seed, its digest, and how many decisions that is of."""
     with recorded() as digest:
-        result = run_seed(seed, hosts, moments=moments)
+        result = run_seed(seed, hosts, moments=moments, vms=vms)
         digest.add("ended", result.simulated_s, result.broken)
     name = f"seed {seed} of {hosts[0]}..{hosts[1]} hosts, {moments} moments"
+    name += "" if vms == (1, 1) else f", {vms[0]}..{vms[1]} VMs"
     return f"{name}: {digest.hex} {digest.decisions}"
 
 
@@ -142,11 +143,16 @@ def of_scenario(path: Path) -> str:
 
 
 def run(
-    seeds: Iterable[int], hosts: tuple[int, int], moments: int, scenarios: bool, processes: int
+    seeds: Iterable[int],
+    hosts: tuple[int, int],
+    moments: int,
+    scenarios: bool,
+    processes: int,
+    vms: tuple[int, int] = (1, 1),
 ) -> Iterator[str]:
     """The lines of all scenarios, if wanted, and of all seeds, in order."""
     paths = sorted(SCENARIOS.glob("*.txt")) if scenarios else []
-    one: Callable[[int], str] = functools.partial(of_seed, hosts=hosts, moments=moments)
+    one: Callable[[int], str] = functools.partial(of_seed, hosts=hosts, moments=moments, vms=vms)
     if processes <= 1:
         yield from map(of_scenario, paths)
         yield from map(one, seeds)

@@ -73,6 +73,7 @@ class Vms:
         #: not in it: BASE.
         self.images: dict[int, str] = {}
         self.newest: dict[int, frozenset[str]] = {}
+        self._specs: dict[int, tuple[VmRecord, VmSpec]] = {}
         #: When a start of a VM last failed on a host, or it died there.
         self.trouble_s: dict[tuple[int, int], float] = {}
 
@@ -91,12 +92,21 @@ class Vms:
     @property
     def specs(self) -> tuple[VmSpec, ...]:
         """What is wanted of the VMs, as the registry has it now."""
-        return tuple(one.spec() for _, one in sorted(self.records.items()) if not one.removed)
+        return tuple(
+            self._spec_of(one) for _, one in sorted(self.records.items()) if not one.removed
+        )
 
     def spec(self, vm: int) -> VmSpec | None:
         """The same of one of them."""
         record = self.records.get(vm)
-        return None if record is None or record.removed else record.spec()
+        return None if record is None or record.removed else self._spec_of(record)
+
+    def _spec_of(self, record: VmRecord) -> VmSpec:
+        """That of a record; asked for many times a second, and the record does not change."""
+        known = self._specs.get(record.number)
+        if known is None or known[0] is not record:
+            known = self._specs[record.number] = record, record.spec()
+        return known[1]
 
     def name_of(self, vm: int) -> str:
         """What it is called."""
