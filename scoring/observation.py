@@ -65,7 +65,8 @@ class LocalHost:
     `reaches`: hosts whose fence devices this host has reached lately. `may_restart`: a VM that
     cannot be migrated away from this host, which is in `maintenance`, may be stopped so that
     another host starts it. `storage_lost_since_s`: since when no read and no write of the
-    whiteboard has succeeded (None: they succeed).
+    whiteboard has succeeded (None: they succeed); `unwritten_since_s`: since when no write of this
+    host's own slot has succeeded (None: the last one did).
     """
 
     host_id: int
@@ -85,6 +86,7 @@ class LocalHost:
     reaches: frozenset[int] = frozenset()
     may_restart: bool = False
     storage_lost_since_s: float | None = None
+    unwritten_since_s: float | None = None
 
     def __post_init__(self) -> None:
         assert self.vms[0].number == ENGINE, "VM 1 is sampled on every host, and comes first"

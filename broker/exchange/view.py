@@ -19,7 +19,7 @@ from broker.this_host import disks_shown
 from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
 from broker.vm.in_the_way import in_the_way
-from broker.whiteboard.lost import lost_since_s
+from broker.whiteboard.lost import lost_since_s, unwritten_since_s
 from broker.wire.exchange import Report, View
 from broker.wire.hosts import LocalOnWire, PeerOnWire
 from broker.wire.status import NewOrder
@@ -156,6 +156,7 @@ class Exchange:
             cpu_load=value("cpu_load"),
             maintenance=this_host.modes.is_set,
             storage_lost_since_s=lost_since_s(self._table.board),
+            unwritten_since_s=unwritten_since_s(self._table.board),
             fence_path_ok=this_host.agent.own_fence_path(),
             lock_driver=value("lock_driver"),
             shutdown=this_host.shutdown.for_agent,

@@ -61,6 +61,7 @@ class LocalOnWire(Struct, frozen=True):
     reaches: frozenset[int] = frozenset()
     may_restart: bool = False
     storage_lost_since_s: float | None = None
+    unwritten_since_s: float | None = None
 
     @classmethod
     def of(cls, local: LocalHost) -> LocalOnWire:

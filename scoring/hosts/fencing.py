@@ -16,6 +16,8 @@ Rules of this file:
 2. A takeover is remembered only while a VM waits for it. When no VM waits any more, an order or a
    freeing that is under way is withdrawn, and its outcome is waited for: no device is asked twice
    at once.
+3. A host that cannot write the whiteboard pursues nobody: each act needs a record in the fence log
+   first, and until then it would keep the fence lease from a host that can write.
 """
 
 from __future__ import annotations
@@ -137,6 +139,10 @@ def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:
     lease = _chosen(turn, waits)
     assert lease.owner is not None
     owner = turn.asking if turn.asking and turn.asking.host_id == lease.owner else None
+    if not turn.can_record:
+        why = f"this host has not written the whiteboard for {turn.unwritten_s:.0f} s"
+        turn.because(Code.FENCE_HELD_BACK, f"{_countdown(turn, lease, why)}; another host may act")
+        return
     if lease.owner not in turn.observation.fence_devices:
         if owner is not None:
             text = f"{name_of(owner)} asks to be switched off, but no fence device is configured"

@@ -47,6 +47,18 @@ class HostTurn:
         return peer is self.asking and not is_well(report)
 
     @property
+    def unwritten_s(self) -> float:
+        """For how long this host has not been able to write its own slot, in seconds."""
+        since_s = self.observation.local.unwritten_since_s
+        return 0.0 if since_s is None else self.now_s - since_s
+
+    @property
+    def can_record(self) -> bool:
+        """Whether this host can write the whiteboard: without a record in the fence log it may
+        neither switch a host off nor free an id."""
+        return self.unwritten_s < self.rules.timing.suspect_after
+
+    @property
     def cluster_allows(self) -> bool:
         """Whether anything may be begun: global maintenance is known not to be set, and this
         version can read every slot."""

@@ -29,6 +29,7 @@ def watched(turn: VmTurn) -> tuple[int, ...]:
     if (
         not turn.cluster_allows
         or observation.lockspace_joined is not True
+        or not turn.host.can_record
         or observation.stopping
         or local.maintenance
         or local.shutdown is not None

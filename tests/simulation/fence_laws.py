@@ -254,5 +254,5 @@ class FenceLaws:
 
 
 def _runs_nothing(host: Host) -> bool:
-    """Whether no QEMU is there but such as only the loss of power can end."""
-    return not host.qemus or host.qemu_unkillable
+    """Whether no QEMU is there but such as only the loss of power can end, and none that serves."""
+    return all(host.is_unkillable(vm) and not host.is_healthy(vm) for vm in host.qemus)

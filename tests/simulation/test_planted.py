@@ -206,6 +206,26 @@ def test_a_host_that_hangs_may_be_switched_off(world: World) -> None:
     assert [shot.target for shot in world.shots] == [target.name]
 
 
+def test_an_owner_without_storage_whose_vm_is_well_and_cannot_be_ended(world: World) -> None:
+    """Its disk is elsewhere: that its process could not be ended is no reason to end it."""
+    target = owner(world)
+    target.qemu_unkillable = True
+    target.break_storage("hang", parts=("whiteboard", "leases"))
+    world.run(40.0)
+    assert target.vm_healthy
+    shot(world, target)
+    broken(world, "fenced")
+
+
+def test_an_owner_without_storage_whose_sick_vm_cannot_be_ended(world: World) -> None:
+    """The checkers are not content with nothing: this one runs nothing of use any more."""
+    target = owner(world)
+    target.qemu_unkillable = True
+    target.break_storage("hang")
+    world.run(60.0)
+    assert [shot.target for shot in world.shots] == [target.name]
+
+
 # --- who asks to be switched off -------------------------------------------------------------
 
 

@@ -72,6 +72,21 @@ def hosts(world: World) -> list[Host]:
     return sorted(world.hosts.values(), key=lambda host: not host.runs_vm)
 
 
+def test_a_host_whose_sanlock_renews_for_a_vm_beside_the_engine(world: World) -> None:
+    """Its daemons are dead, the VM is well there, and its id was renewed a moment ago."""
+    asker, target = hosts(world)[:2]
+    vm = add(world, "db", memory_mb=1024)
+    up(world, target, vm)
+    world.wish_daemons(target, False)
+    world.run(60.0)
+    while world.timeline.now_s - target.sanlock_answers().last_renewal_s > 2.0:
+        world.run(1.0)
+    assert target.is_healthy(vm) and not target.runs_vm
+    asker.fence_held = True
+    world.shoots(asker, target)
+    broken(world, "fenced")
+
+
 def test_a_vm_that_runs_twice(world: World) -> None:
     vm = add(world, "db", memory_mb=1024)
     _, one, other = hosts(world)

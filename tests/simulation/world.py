@@ -900,7 +900,8 @@ class World:
         renewed_s, ours, its = target.renews_since_s(), asker.sanlock, target.sanlock
         is_seen = ours is not None and its is not None and its.shares_volume(ours)
         is_seen = is_seen and asker.leases.stale is None
-        if is_seen and renewed_s is not None and renewed_s <= now_s and target.vm_healthy:
+        is_well = any(target.is_healthy(vm) for vm in target.qemus)
+        if is_seen and renewed_s is not None and renewed_s <= now_s and is_well:
             heard[RENEWALS] = renewed_s
         return heard
 

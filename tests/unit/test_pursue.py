@@ -48,6 +48,20 @@ def test_what_was_begun_is_gone_on_with_while_somebody_waits_for_it() -> None:
     assert first is not None and first.host_id == 3
 
 
+@pytest.mark.parametrize(("unwritten_s", "pursues"), [(None, True), (2.9, True), (3.0, False)])
+def test_who_cannot_write_the_fence_log_pursues_nobody(
+    unwritten_s: float | None, pursues: bool
+) -> None:
+    """Else it would keep the fence lease from a host that can write."""
+    since_s = None if unwritten_s is None else NOW_S - unwritten_s
+    here = local(unwritten_since_s=since_s)
+    observation = observe(here, peers=SILENT, fence_devices=frozenset({2, 3}))
+    found = HostTurn(RULES, HostState(seen(silent=SILENT)), observation, NOW_S)
+    fencing.pursue(found, [lease_of(2)])
+    assert (found.actions == [AskPower(2)]) is pursues is found.pursued
+    assert (Code.FENCE_HELD_BACK in [reason.code for reason in found.reasons]) is not pursues
+
+
 def down(**changed: Any) -> VmState:
     """A VM that is missing for long."""
     return VmState(

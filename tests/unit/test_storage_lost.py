@@ -133,8 +133,10 @@ def test_it_says_since_when_and_that_nothing_is_left(tmp_path: Path) -> None:
         life = life_of(broker, 1.5)
         assert (life.lost_ms, life.empty) == (None, False)
         assert life.global_maintenance is broker.board.global_maintenance
+        assert broker.view(1.5).local.unwritten_since_s is None
         broker.board.write_problem = "no answer"
         assert lost_since_s(broker.board) is None, "it is read"
+        assert broker.view(9.0).local.unwritten_since_s == 1.0
         broker.board.read_problem = "no answer"
         up(broker, 9.0)
         life = life_of(broker, 9.0)

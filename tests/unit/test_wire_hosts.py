@@ -63,6 +63,7 @@ LOCAL = LocalHost(
     reaches=frozenset({2}),
     may_restart=True,
     storage_lost_since_s=8.5,
+    unwritten_since_s=7.5,
 )
 PEER = PeerReport(
     2,
