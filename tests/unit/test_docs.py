@@ -244,6 +244,16 @@ def test_every_word_for_a_vm_is_described() -> None:
     assert described == [word.value for word in VmWord]
 
 
+def test_every_monitor_is_described_with_its_unit() -> None:
+    """Both are class variables of the monitors."""
+    named = re.compile(r'^    name = "(\w+)"\n    unit = "(\w*)"$', re.MULTILINE)
+    files = (ROOT / "broker" / "monitors").glob("*.py")
+    known = sorted(found for path in files for found in named.findall(path.read_text()))
+    page = sections(DOCS / "status.md")["monitors"].partition("The monitors:")[2]
+    assert [row[:2] for row in rows(page)] == [[f"`{name}`", unit or "–"] for name, unit in known]
+    assert known
+
+
 def test_the_example_status_has_the_documented_shape_and_version() -> None:
     (example,) = re.findall(r"```json\n(\{\n.*?\n\})\n```", (DOCS / "status.md").read_text(), re.S)
     status = msgspec.json.decode(example, type=Status)
