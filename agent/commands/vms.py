@@ -23,7 +23,7 @@ from agent.registry.definition import Text, not_in_schema, one_host_only, text_o
 from agent.registry.in_common import same_macs, written_by_both
 from agent.registry.names import ENGINE
 from agent.registry.running import not_running_here
-from agent.registry.settings import KEYS, in_words, pairs, shown, with_settings
+from agent.registry.settings import KEYS, as_builtins, in_words, pairs, shown, with_settings
 from agent.status.vms_text import STARTS_NO_OTHER
 from agent.storage.registry import shared_opened
 from agent.terminal.columns import say
@@ -450,7 +450,7 @@ def _answer(
         answer = {
             "version": 1,
             "dry_run": bool(arguments.dry_run),
-            "vm": as_builtins(record, change),
+            "vm": as_builtins(record, change.names),
             "warnings": list(warnings),
             "done": done,
         }
@@ -460,15 +460,3 @@ def _answer(
         say(f"{'note':<8} {each}", 9)
     say(f"{'would' if arguments.dry_run else 'done':<8} {done}", 9)
     return ExitCode.OK
-
-
-def as_builtins(record: VmRecord, change: Change) -> dict[str, Any]:
-    """The VM for --json."""
-    return {
-        "number": record.number,
-        "name": record.name,
-        "uuid": record.uuid,
-        "memory_mb": record.memory_mb,
-        "generation": record.generation,
-        "settings": shown(record, change.names),
-    }

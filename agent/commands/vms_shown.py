@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.registry.change import kept_of, status_of
 from agent.registry.names import Names, hosts_of
-from agent.registry.settings import in_words, shown
+from agent.registry.settings import as_builtins, in_words, shown
 from agent.storage.registry import opened
 from agent.terminal.columns import say, table
 from agent.terminal.errors import CommandError
@@ -69,15 +69,7 @@ class Shown:
 
     def as_builtins(self, record: VmRecord) -> dict[str, Any]:
         """The VM for --json."""
-        return {
-            "number": record.number,
-            "name": record.name,
-            "uuid": record.uuid,
-            "memory_mb": record.memory_mb,
-            "generation": record.generation,
-            "settings": shown(record, self.names),
-            "problem": self.trouble(record),
-        }
+        return as_builtins(record, self.names) | {"problem": self.trouble(record)}
 
 
 def list_(config: Config, as_json: bool) -> int:

@@ -157,3 +157,15 @@ def in_words(settings: Mapping[str, str], key: str) -> str:
 
 def _seconds(patience_s: float | None) -> str:
     return "" if patience_s is None else f"{patience_s:g}"
+
+
+def as_builtins(record: VmRecord, names: Names) -> dict[str, Any]:
+    """The VM for --json."""
+    return {
+        "number": record.number,
+        "name": record.name,
+        "uuid": record.uuid,
+        "memory_mb": record.memory_mb,
+        "generation": record.generation,
+        "settings": shown(record, names),
+    }

@@ -9,50 +9,40 @@ delay this host.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import libvirt
 from aiohttp import web
 
 from broker.api.answers import problem
 from broker.api.served import Served
-from broker.api.signed import busy, no_key, refusal
+from broker.api.signed import SignedRoute
 from broker.config.addresses import in_uri
+from broker.config.cluster_key import ClusterKey
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.peers.libvirt_reach import ask_libvirt
 from broker.peers.reach_question import DEADLINE_S, PATH, Question, answer
 
 
-class Reacher:
+class Reacher(SignedRoute[Question]):
     """Answers for one broker, by its present configuration."""
 
+    path = PATH
+    needs = "name, a host's, and nonce, 32 hexadecimal digits"
+
     def __init__(self, broker: Served) -> None:
-        self._broker = broker
+        super().__init__(broker)
         self._worker = Worker("libvirt of another host")
-        self._is_busy = False
 
-    def add_to(self, router: web.UrlDispatcher) -> None:
-        """Add the route."""
-        router.add_get(PATH, self._get, allow_head=False)
+    def question_in(self, given: Mapping[str, str]) -> Question:
+        return Question(given.get("name", ""), given.get("nonce", ""), given.get("mac", ""))
 
-    async def _get(self, request: web.Request) -> web.Response:
-        key = self._broker.heartbeats.key
-        if key is None:
-            return no_key()
-        given = request.query
-        question = Question(given.get("name", ""), given.get("nonce", ""), given.get("mac", ""))
-        needs = "name, a host's, and nonce, 32 hexadecimal digits"
-        if (refused := refusal(question, key, needs)) is not None:
-            return refused
+    async def answer_to(self, question: Question, key: ClusterKey) -> web.Response:
         uri = self._broker.config.libvirt.migration_uri
         if not uri:
             return problem(409, "no migration", "libvirt.migration-uri is not set on this host")
-        if self._is_busy:
-            return busy()
-        self._is_busy = True
-        try:
-            said = await self._reach(uri.format(host=in_uri(question.name)))
-        finally:
-            self._is_busy = False
+        said = await self._reach(uri.format(host=in_uri(question.name)))
         return web.Response(body=answer(key, question, said), content_type="application/json")
 
     async def _reach(self, uri: str) -> str:

@@ -8,11 +8,13 @@ time, so that many questions do not delay this host.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Generic, Protocol, TypeVar
 
 from aiohttp import web
 
 from broker.api.answers import problem
+from broker.api.served import Served
 from broker.config.cluster_key import ClusterKey
 
 
@@ -23,6 +25,48 @@ class SignedQuestion(Protocol):
     def has_form(self) -> bool: ...
 
     def is_from(self, key: ClusterKey) -> bool: ...
+
+
+Asked = TypeVar("Asked", bound=SignedQuestion)
+
+
+class SignedRoute(Generic[Asked]):
+    """A route for one kind of such questions. `path`, and what a good question `needs`: of the
+    kind."""
+
+    path: str
+    needs: str
+
+    def __init__(self, broker: Served) -> None:
+        self._broker = broker
+        self._is_busy = False
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Add the route."""
+        router.add_get(self.path, self._get, allow_head=False)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        key = self._broker.heartbeats.key
+        if key is None:
+            return no_key()
+        question = self.question_in(request.query)
+        if (refused := refusal(question, key, self.needs)) is not None:
+            return refused
+        if self._is_busy:
+            return busy()
+        self._is_busy = True
+        try:
+            return await self.answer_to(question, key)
+        finally:
+            self._is_busy = False
+
+    def question_in(self, given: Mapping[str, str]) -> Asked:
+        """The question in a request's query; it may lack its form."""
+        raise NotImplementedError
+
+    async def answer_to(self, question: Asked, key: ClusterKey) -> web.Response:
+        """The answer to a question that has its form and is signed."""
+        raise NotImplementedError
 
 
 def no_key() -> web.Response:

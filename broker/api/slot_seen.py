@@ -5,48 +5,35 @@ time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
-from broker.api.served import Served
-from broker.api.signed import busy, no_key, refusal
+from broker.api.signed import SignedRoute
+from broker.config.cluster_key import ClusterKey
 from broker.peers.slot_question import PATH, Seen, SlotQuestion, answer, digest_of
 from broker.whiteboard.store import StorageTrouble
 
 
-class SlotSeer:
+class SlotSeer(SignedRoute[SlotQuestion]):
     """Answers for one broker."""
 
-    def __init__(self, broker: Served) -> None:
-        self._broker = broker
-        self._is_busy = False
+    path = PATH
+    needs = "id, a host's, digest, 64 hexadecimal digits, and nonce, 32"
 
-    def add_to(self, router: web.UrlDispatcher) -> None:
-        """Add the route."""
-        router.add_get(PATH, self._get, allow_head=False)
-
-    async def _get(self, request: web.Request) -> web.Response:
-        key = self._broker.heartbeats.key
-        if key is None:
-            return no_key()
-        given = request.query
+    def question_in(self, given: Mapping[str, str]) -> SlotQuestion:
         number = given.get("id", "")
         host_id = int(number) if number.isascii() and number.isdigit() and len(number) < 5 else 0
-        question = SlotQuestion(
+        return SlotQuestion(
             host_id, given.get("digest", ""), given.get("nonce", ""), given.get("mac", "")
         )
-        needs = "id, a host's, digest, 64 hexadecimal digits, and nonce, 32"
-        if (refused := refusal(question, key, needs)) is not None:
-            return refused
-        if self._is_busy:
-            return busy()
-        self._is_busy = True
+
+    async def answer_to(self, question: SlotQuestion, key: ClusterKey) -> web.Response:
         try:
-            slot = await self._broker.board.read_slot(host_id)
+            slot = await self._broker.board.read_slot(question.host_id)
             said = answer(
                 key, question, Seen.YES if digest_of(slot) == question.digest else Seen.NO
             )
         except StorageTrouble as error:
             said = answer(key, question, Seen.UNKNOWN, str(error))
-        finally:
-            self._is_busy = False
         return web.Response(body=said, content_type="application/json")
