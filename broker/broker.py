@@ -184,7 +184,7 @@ class Broker:
             if name in PUBLISHED_AT_ONCE:
                 self.news.publish()
             elif name == "health":
-                # It is a part of the VM's status.
+                # Health is a part of the VM's status.
                 self.monitors.wake("engine")
 
         self.members.lease_owner = lambda: self.this_host.agent.lease_asked(

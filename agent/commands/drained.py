@@ -29,7 +29,7 @@ HANDED_OVER_S = 10.0
 RESTARTED_S = 60.0
 #: Reasons of the agent that end the watch: a VM stays, at least for now.
 _STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
-#: Those of them that no time mends: the VM cannot be migrated.
+#: The reasons among them that no time mends: the VM cannot be migrated.
 _NO_MIGRATION = frozenset({"drain-stuck", "move-impossible"})
 #: Penalties that forbid a host to start the VM, at any score.
 _UNFIT = frozenset({"memory", "lock-driver", *Obstacle})

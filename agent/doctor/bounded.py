@@ -79,7 +79,7 @@ class Check(Generic[T]):
             os.waitpid(self._child, os.WNOHANG)
 
     def _read(self, size: int, until_s: float) -> bytes:
-        """So many bytes; b"" where the child has ended."""
+        """`size` bytes from the child; b"" where it has ended."""
         data = b""
         while len(data) < size:
             left_s = max(0.0, until_s - time.monotonic())

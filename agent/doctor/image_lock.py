@@ -66,7 +66,7 @@ def _opened(image: Path, emulator: str) -> Iterator[None]:
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            # It greets early, and carries an order out once its devices are there.
+            # QEMU greets early, and carries an order out once its devices are there.
             process.stdin.write(b'{"execute": "qmp_capabilities"}\n')
             process.stdin.flush()
             said = b"{}"

@@ -184,7 +184,8 @@ def _scratch(path: str) -> Iterator[tuple[int, mmap.mmap]]:
 
 
 def _reads(path: str, seconds: float) -> Iterator[tuple[float, float]]:
-    """As `_writes`, of a device: the block of its header is read, nothing is written."""
+    """The times of reads, as `_writes` has them of writes: of a device, where nothing may be
+    written, the block of its header is read."""
     with Volume(path, read_only=True) as volume:
         at = place_of(volume, VolumeKind.WHITEBOARD)
         for _ in range(max(1, int(seconds / _STEP_S))):

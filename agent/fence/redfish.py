@@ -348,7 +348,7 @@ class _RedfishLogin:
         return _POWER.get(str(system.get("PowerState")), Power.UNKNOWN)
 
     def lacks(self) -> str | None:
-        """As far as the order's path can be checked without giving the order."""
+        """The rights that this login lacks, as far as that can be known without an order."""
         reset = self._reset()
         kinds = self._kinds(reset)
         if kinds is not None and "ForceOff" not in kinds:

@@ -288,7 +288,7 @@ def run(argv: Sequence[str], deadline_s: float, leave: bool = False) -> str:
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
-        # It is no program (a script without its first line), or its words hold a zero byte.
+        # The file is no program (a script without its first line), or a word holds a zero byte.
         raise StorageFenceError(f"{program} cannot be run: {error}") from None
     try:
         out, err = process.communicate(timeout=max(0.0, deadline_s - time.monotonic()))

@@ -457,7 +457,7 @@ def _heartbeat_listen(config: Config) -> tuple[str, ...] | None:
 
 
 def _here(places: tuple[str, ...]) -> tuple[str, ...]:
-    """These ports at this host's own addresses."""
+    """The ports of these places, at this host's own addresses."""
     found = []
     for place_ in places:
         address, _, port = place_.rpartition(":")

@@ -39,7 +39,7 @@ def read(raw: bytes) -> Status:
     found = json.loads(raw, object_hook=_Fields)
     if not isinstance(found, _Fields):
         raise ValueError("not a JSON object")
-    # These are tables with arbitrary keys, not objects.
+    # These fields are tables with arbitrary keys, not objects.
     for name in ("hosts", "bad_slots", "monitors", "vm_bounds"):
         setattr(found, name, vars(getattr(found, name)))
     found.notify.transports = vars(found.notify.transports)

@@ -46,7 +46,7 @@ class LeasesOfImages:
         self._open = OpenLeases(config.storage.leases, wanted)
 
     def of(self, host: int, image: str) -> tuple[str, ...]:
-        """As ImageLeases.of."""
+        """See ImageLeases.of."""
         storage = self._config.storage
         try:
             having = [lease for lease in self._leases() if _has(lease.xml, image)]

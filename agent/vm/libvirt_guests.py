@@ -9,7 +9,7 @@ from pathlib import Path
 
 #: The files of its settings in distributions (Debian, EL).
 PLACES = (Path("/etc/default/libvirt-guests"), Path("/etc/sysconfig/libvirt-guests"))
-#: Its script, which has the defaults: upstream's are ON_BOOT=start and ON_SHUTDOWN=suspend.
+#: The service's script, with the defaults: upstream's are ON_BOOT=start and ON_SHUTDOWN=suspend.
 SCRIPTS = (Path("/usr/lib/libvirt/libvirt-guests.sh"), Path("/usr/libexec/libvirt-guests.sh"))
 #: systemd's link that makes it start at boot.
 ENABLED = Path("/etc/systemd/system/multi-user.target.wants/libvirt-guests.service")

@@ -47,13 +47,13 @@ class ProtectedVm(Protocol):
     config: Config
 
     def find(self, connection: libvirt.virConnect) -> libvirt.virDomain:
-        """Its domain."""
+        """The VM's domain."""
 
     def wanted(self, registry: int) -> Definition:
-        """Its definition as it is now, of the registry's generation `registry` at least."""
+        """The VM's definition as it is now, of the registry's generation `registry` at least."""
 
     def defined(self, definition: Definition) -> Defined:
-        """libvirt's own definition of it."""
+        """libvirt's own definition of the VM."""
 
     @property
     def resource(self) -> str:

@@ -290,7 +290,7 @@ class Connection(asyncio.Protocol):
         self._bytes = 0
         if self._transport is not None and self._client is not None:
             if was_too_much:
-                # It is unknown where in these bytes the next request begins.
+                # Where the next request begins in these bytes is not known.
                 self._transport.close()
             loop = asyncio.get_running_loop()
             limits = self._listener.limits

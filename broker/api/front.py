@@ -99,7 +99,9 @@ class FrontProcess:
             code = await self._one_life()
             pause_s = AGAIN_FIRST_S if loop.time() - begun_s >= LIVED_S else pause_s
             log.error(
-                "the process that answers over TCP has ended (%s); another in %g s", code, pause_s
+                "the process that answers over TCP has ended (%s); it is restarted in %g s",
+                code,
+                pause_s,
             )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, AGAIN_MAX_S)
@@ -119,7 +121,7 @@ class FrontProcess:
                 env=_environment(),
             )
         except OSError as error:
-            return f"it was not started: {error.strerror}"
+            return f"not started: {error.strerror}"
         try:
             assert process.stdout is not None
             if await process.stdout.readline():

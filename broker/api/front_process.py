@@ -3,10 +3,10 @@
 nothing of the cluster; it asks the broker, a few small questions at a time.
 
 Why a process: anyone who can connect may send requests as fast as he can, and the broker's beat
-must not be a millisecond later for it. Here such requests use this process's time and memory,
-which are bounded, and the kernel kills this process first. Once, idle connections from 16
-addresses took all places of one listener, the other hosts' questions were reset, and a living host
-was switched off.
+must not be delayed by them. Here such requests use this process's time and memory, which are
+bounded, and the kernel kills this process first. In a broker that serves strangers itself idle
+connections from 16 addresses can take all places of the listener; the other hosts' questions are
+then reset, and a living host is switched off.
 
 Rules of this file:
 

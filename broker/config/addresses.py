@@ -84,7 +84,7 @@ def advertised(text: str) -> tuple[str, ...]:
 
 
 def at_port(places: tuple[str, ...], port: int) -> tuple[str, ...]:
-    """Those of the addresses that others can reach, each with this port instead of its own."""
+    """The addresses that other hosts can reach, each with this port instead of its own."""
     hosts = (split(place)[0] for place in places if not is_loopback(place))
     found = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts)
     return tuple(dict.fromkeys(found))

@@ -117,7 +117,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"behind {name} a value is missing: {value}{self._help(action)}")
 
     def _missing(self, name: str, action: argparse.Action | None) -> str:
-        """That an argument is missing, and what it may be."""
+        """The sentence that an argument is missing, and what it may be."""
         if action is None or action.choices is None:
             return f"{name} is missing{self._help(action)}"
         *most, last = map(str, action.choices)

@@ -32,5 +32,5 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Its text, in UTF-8; as `read_bytes`, and UnicodeDecodeError."""
+    """The text of the file, in UTF-8. Raises as `read_bytes` does, and UnicodeDecodeError."""
     return read_bytes(path).decode()

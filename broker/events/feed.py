@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Once a beat the event detectors get the broker's view; the changes that they find become events,
-counts, and notices to people."""
+"""Gives the broker's view to the event detectors, once a beat; the changes that they find become
+events, counts, and notices to people."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ class Exchange:
         )
 
     def _vms(self, now_s: float) -> Iterator[VmHere]:
-        """Those beside the engine, with what this host sees of them on other ones."""
+        """The VMs beside the engine, with what this host sees of them on other hosts."""
         seen = self._this_host.outside.vms_seen
         for vm in self._this_host.vms.here(now_s):
             view = seen.get(vm.number)

@@ -122,7 +122,7 @@ class Layout:
 
     @property
     def words(self) -> dict[str, int]:
-        """As the arguments of sanlock's library."""
+        """The layout as arguments of sanlock's library."""
         return {"align": self.align, "sector": self.sector}
 
 

@@ -179,7 +179,7 @@ def vm_bridges(definition: str) -> tuple[str, ...]:
 
 
 def bridges_in(xml: str | bytes) -> tuple[str, ...]:
-    """Those bridges in the text of a definition (libvirt's formatdomain, "Bridge to LAN")."""
+    """The bridges of the cards in a definition (libvirt's formatdomain, "Bridge to LAN")."""
     try:
         root = ElementTree.fromstring(xml)  # noqa: S314  (root's own file, or a member's word)
     except (ElementTree.ParseError, ValueError, LookupError):

@@ -186,8 +186,8 @@ class DomainMonitor:
         return now_s
 
     def _sanlock_ended_it(self) -> str:
-        """That sanlock ended the VM, which held its lease while nobody renewed this host's id; "":
-        it did not, or that is not known."""
+        """The sentence that sanlock ended the VM, which held its lease while nobody renewed this
+        host's id; "": sanlock did not, or that is not known."""
         now_s = self._look_at_renewal()
         if self._renewed is None or not self._was_held:
             return ""

@@ -79,7 +79,7 @@ class CommandSender:
         try:
             async with asyncio.timeout(given.timeout):
                 code = await process.wait()
-            # Its output has been read, or a child that it left behind still writes.
+            # By now the output has been read, or a child that the command left behind still writes.
             await asyncio.wait(talking, timeout=LAST_WORDS_S)
         except TimeoutError:
             raise SendFailed(

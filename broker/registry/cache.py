@@ -209,7 +209,7 @@ class RegistryCache:
         #: Called with the open volume after the registry was read, in the thread.
         self.also: Callable[[Blocks], None] = lambda volume: None
         self.cached = Cached()
-        #: As it was read, before this host's own judgement of the definitions.
+        #: The registry as it was read, before this host's own judgement of the definitions.
         self._plain = Cached()
         self._is_loaded = opened is None
         self._wake = asyncio.Event()

@@ -64,7 +64,7 @@ HostId = Annotated[int, Meta(ge=1, le=HOST_ID_MAX)]
 Numbers = Annotated[tuple[VmNumber, ...], Meta(max_length=VMS_MAX)]
 HostIds = Annotated[tuple[HostId, ...], Meta(max_length=256)]
 Generation = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
-#: As long as the cluster's own durations may be (scoring/timing.py).
+#: The longest patience: as long as the cluster's own durations may be (scoring/timing.py).
 PATIENCE_S_MAX = 86_400
 Patience = Annotated[float, Meta(gt=0, le=PATIENCE_S_MAX)] | None
 

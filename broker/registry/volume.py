@@ -57,10 +57,10 @@ class Blocks(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """Its size now."""
+        """The size of the volume now."""
 
     def read_slots(self, ids: Iterable[int]) -> dict[int, bytes]:
-        """Its first blocks by their number, as far as the volume reaches; few reads."""
+        """The first blocks by their number, as far as the volume reaches; few reads."""
 
     def read_at(self, offset: int) -> bytes:
         """4096 bytes from a multiple of 4096 on; fewer where the volume ends."""

@@ -59,7 +59,7 @@ class Picture:
             seen.pop(host, None)
             peers[self.itself.host_id] = self.itself
             seen[self.itself.host_id] = Seen(self.itself.timestamp, self.now_s, changed=True)
-            # Its own samples are its own affair: what it makes of them is its score.
+            # That host alone knows its samples; its score is what it makes of them.
             fit = other.score if spec is None or other.host_score is None else other.host_score
             rules = replace(rules, weights=replace(rules.weights, base_score=fit))
             observation = replace(

@@ -40,7 +40,7 @@ class BoundNow:
     ) -> None:
         self._in_force, self._table, self._this_host = in_force, table, this_host
         self._own_slot, self._exchange = own_slot, exchange
-        #: Those of VMs beside the engine, by number, alike.
+        #: The bounds of VMs beside the engine, by number, alike.
         self._of_vms: dict[int, tuple[float, tuple[object, ...], Bound | None]] = {}
         #: The last one: when it was made, from what, and its value.
         self._made: tuple[float, tuple[object, ...], Bound | None] | None = None
@@ -86,7 +86,7 @@ class BoundNow:
         hosts: Mapping[int, HostStatus],
         now_s: float,
     ) -> dict[int, Bound]:
-        """Those of the VMs beside the engine that are up, by number. VMS_AT_ONCE of them are made
+        """The bounds of the VMs beside the engine that are up, by number. VMS_AT_ONCE are made
         anew at a time: the others keep what was found last for where they are."""
         found, left = {}, VMS_AT_ONCE
         picture = None

@@ -23,7 +23,7 @@ class SickVm:
     def __init__(self) -> None:
         #: By number.
         self._bad_since_s: dict[int, float] = {}
-        #: Those whose failing check has never passed: they may be well.
+        #: VMs whose failing check has never passed: they may be well.
         self._unproven: set[int] = set()
 
     def look(self, engine: EngineStatus, healthy_before: bool, now_s: float) -> None:

@@ -101,13 +101,13 @@ class VmsHere:
         return any(self._sampled(number, now_s).report.vm in MAY_BE_UP for number in self._numbers)
 
     def wanted_here(self, now_s: float) -> tuple[VmHere, ...]:
-        """Those that an administrator wants up."""
+        """The VMs here that an administrator wants up."""
         vms = self._registry.cached.vms
         return tuple(vm for vm in self.here(now_s) if vms[vm.number].want is Want.UP)
 
     def left(self, now_s: float) -> tuple[VmView, ...]:
-        """Those that have not left this host: they run here, as far as is known, or the agent is
-        about to act on them here."""
+        """The VMs that have not left this host: they run here, as far as is known, or the agent
+        is about to act on them here."""
         report = self._agent.last
         said = {} if report is None else {vm.number: vm for vm in report.vms}
         found = []
@@ -170,8 +170,8 @@ class VmsHere:
             self.own_claims = vm_lines.claims_in(own.extra, own.host_id, written_s)
 
     def look_at_disks(self, now_s: float) -> None:
-        """Once a beat: take in which VMs run here with other disks than their definitions have. For
-        a VM that does not run here any more the last finding stays."""
+        """Take in, once a beat, which VMs run here with other disks than their definitions have.
+        For a VM that no longer runs here the last finding stays."""
         if self._sampler is None:
             return
         self._take_in_disks(self._sampler.differing, now_s)
@@ -218,7 +218,7 @@ class VmsHere:
         self._held = held
 
     def look_at_health(self, now_s: float) -> None:
-        """Once a beat: remember which VMs were seen healthy, here or by another host's word, under
+        """Remember, once a beat, which VMs were seen healthy, here or by another host's word, under
         the check that their record has now."""
         vms = self._registry.cached.vms
         for number in self._healthy_once.keys() - vms.keys():

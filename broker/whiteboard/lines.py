@@ -284,7 +284,7 @@ def with_others(peer: PeerReport, others: Others) -> PeerReport:
 
 
 def fence_ask_line(ask: FenceAsk | None) -> str:
-    """It as a line of this host's slot; empty: nothing."""
+    """The request to be switched off, as a line of this host's slot; empty: there is none."""
     if ask is None:
         return ""
     of_vm = "" if ask.vm == ENGINE else f" vm {ask.vm}"

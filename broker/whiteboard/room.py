@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Orders the lines of a host's slot, and drops the least important where there is no room. Pure.
 
-A slot has 3.5 KB for lines. Once, 70 lines of fence devices pushed out the fact that the host was
-short of memory, and the VM was moved there: a fact that decides must never be dropped. So each key
-has its place here, facts that decide first, prose last, and the number of dropped lines is
-published.
+A slot has 3.5 KB for lines. Without an order 70 lines of fence devices can push out the fact that
+the host is short of memory, and the VM is moved there: a fact that decides must never be dropped.
+So each key has its place here, facts that decide first, prose last, and the number of dropped lines
+is published.
 
 Rules of this file:
 

@@ -331,7 +331,7 @@ class Volume:
                 except OSError as err:
                     if err.errno != errno.EINVAL or not self.read_only:
                         raise
-                    # It took O_DIRECT at the open and refuses it now, as some file systems do.
+                    # Some file systems accept O_DIRECT at the open and refuse it at the read.
                     flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
                     fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
                     return os.preadv(self._fd, [part], offset)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The answer to who has read what the status shows until then."""
+"""The answer to an administrator who has read what the status shows until then."""
 
 from __future__ import annotations
 

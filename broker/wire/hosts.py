@@ -76,7 +76,7 @@ class LocalOnWire(Struct, frozen=True):
         )
 
     def observed(self) -> LocalHost:
-        """It as the decision takes it."""
+        """This host in the form that the decision takes."""
         engine = VmHere(self.engine, self.engine_taken_s, **_VM_HERE.of(self))
         return LocalHost(vms=(engine, *self.vms), **_LOCAL.of(self))
 
@@ -139,7 +139,7 @@ class PeerOnWire(Struct, frozen=True):
         )
 
     def observed(self) -> PeerReport:
-        """It as the decision takes it."""
+        """The peer in the form that the decision takes."""
         engine = PeerVm(self.engine, **_VM_THERE.of(self))
         outside = {} if self.outside is None else {ENGINE: self.outside}
         return PeerReport(
@@ -157,7 +157,7 @@ class _Shared:
         self._values = attrgetter(*self._names)
 
     def of(self, either: object) -> dict[str, Any]:
-        """As arguments of the other form."""
+        """The shared fields as arguments of the other form."""
         return dict(zip(self._names, self._values(either), strict=True))
 
 

@@ -16,7 +16,7 @@ class Severity(IntEnum):
 
     @property
     def word(self) -> str:
-        """Its name in configuration, messages and templates."""
+        """The name in configuration, messages and templates."""
         return self.name.lower()
 
 

@@ -59,7 +59,7 @@ def pursue(turn: HostTurn, watched: Sequence[int]) -> None:
     peer = next((each for each in overdue if each.host_id == pursued), overdue[0])
     current = replace(fencing.begun(turn, peer.host_id), is_early=True)
     if current.freed_s is not None:
-        # Its id is freed. A start has to wait until the host is suspected.
+        # The host id is freed. A start has to wait until the host is suspected.
         turn.state, turn.pursued = replace(state, takeover=current), True
         return
     lease = current.lease or LeaseAnswer(False, turn.now_s)

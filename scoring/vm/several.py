@@ -250,7 +250,7 @@ class Several:
             if claim.number in self.missing and claim.host_id in self.hosts:
                 pins[claim.number] = min(claim.host_id, pins.get(claim.number, claim.host_id))
         if ENGINE in self.missing and ENGINE not in pins:
-            # Its own machine follows the reference's order (scoring/vm/placement.py).
+            # The engine's own machine follows the reference's order (scoring/vm/placement.py).
             able = (host for host in self.hosts.values() if host.open)
             best = min(
                 able, key=lambda h: (-h.score, -h.last_ran.get(ENGINE, 0), h.host_id), default=None

@@ -227,8 +227,8 @@ def lease_allows(turn: VmTurn) -> bool:
         and turn.asking is not None
         and (lease.owner != turn.asking.host_id or lease.owner_is_gone)
     ):
-        # That host lives, and only the loss of its power ends the VM there: a free lease is no
-        # proof that the VM has ended.
+        # The asking host lives, and only the loss of its power ends the VM there: a free lease is
+        # no proof that the VM has ended.
         turn.keeps_waiting = takeover is not None
         turn.because(
             Code.OWNER_ASKS,

@@ -185,6 +185,8 @@ def test_names_follow_the_rules(tmp_path: Path) -> None:
         assert re.fullmatch(r"ha_agent_[a-z]+(_[a-z0-9]+)*", family.name), family.name
         assert not re.search(r"_(ms|milliseconds|minutes|percent|total|count|sum)$", family.name)
         assert family.help.endswith("."), family.name
+        # Prometheus shows each help alone.
+        assert not re.match(r"(It|Its|And|That|Which|How|What|When|Since|Until)\b", family.help)
         assert not {"le", "quantile", "job", "instance"} & set(family.labels)
     text = Path(families.__file__).read_text() + Path(metrics.__file__).read_text()
     for family in FAMILIES:

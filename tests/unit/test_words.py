@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 #: How no docstring and no comment begins: the reader does not know yet what it is about.
-RIDDLES = re.compile(r"(Of|The same)\b")
+RIDDLES = re.compile(r"(Of|The same|It|Its|They|Their|Those|And|But|Or|Nor|Neither|Once a)\b")
 #: A status is published, a line is logged, a person is notified, a fact is known or remembered, a
 #: page shows it: "told" is all of these, and so none. "gone by" stands for used, or in force.
 WORDS = {
@@ -130,6 +130,8 @@ def test_no_type_has_a_homely_name() -> None:
         ('"""Of a host."""\n', "Of a host."),
         ("#: Of a host, and\n#: of a VM.\nx = 1\n", "Of a host, and of a VM."),
         ('def f() -> None:\n    """The same for a VM."""\n', "The same for a VM."),
+        ('def f() -> None:\n    """Those that are up."""\n', "Those that are up."),
+        ("# It is a part of the status.\n", "It is a part of the status."),
     ],
 )
 def test_a_riddle_is_found(text: str, first: str, tmp_path: Path) -> None:
