@@ -14,7 +14,7 @@ COMMIT = "9eaa995eb24b656ab29fe39dda14bef7ba99e55c"
 
 
 class NotToBeHad(Exception):
-    """That code is not here: why, and what to do."""
+    """The code of the earlier version is not here: why, and what to do."""
 
 
 def archive(*folders: str) -> bytes:

@@ -89,7 +89,7 @@ def imported(
         notes.append(f"it had no <uuid>, it gets {made.text}")
     notes += with_macs(root)
     notes += _with_lease(devices, storage, offset, key or storage.resource)
-    # These parts belong to one run on one host, or would let libvirt start the VM without the agent.
+    # These parts belong to one run on one host, or let libvirt start the VM without the agent.
     root.attrib.pop("id", None)
     source_bridges = (i.get("bridge", "") for i in devices.iterfind("interface/source"))
     bridge = next(filter(None, source_bridges), "")

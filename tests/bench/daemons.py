@@ -48,7 +48,7 @@ class Pair:
 
     @staticmethod
     def of(cluster: Cluster, host: str) -> Pair:
-        """As they run now; LabError where one does not."""
+        """Both daemons as they run now; LabError where one does not."""
         census = cluster.census()
         found = [census.daemon(host, name) for name in OUR_DAEMONS]
         pids = [pid for pid in found if pid is not None]

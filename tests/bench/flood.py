@@ -117,7 +117,7 @@ def _attack(cluster: Cluster, sender: str, owner: str) -> Iterator[None]:
             yield
             assert them.poll() is None, "the strangers have ended"
         finally:
-            # It ends with its standard input; the process that was started is only its parent.
+            # The flood ends with its standard input; the process started here is only its parent.
             them.communicate()
             for source in ADDRESSES:
                 cluster.sh(sender, ["ip", "address", "del", f"{source}/32", "dev", HOST_BRIDGE])

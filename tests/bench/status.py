@@ -108,7 +108,8 @@ def _wait_for(command: list[str], hosts: int) -> None:
 
 
 def _installed(folder: Path) -> list[str]:
-    """As packaging/install.py starts it, with this tree and this environment's libraries."""
+    """The command as packaging/install.py starts it, with this tree and this environment's
+    libraries."""
     libraries = [str(ROOT), sysconfig.get_path("purelib")]
     start = folder / "ha-agent"
     start.write_text(

@@ -71,7 +71,7 @@ class Line:
             self.missed.append(f"{name} {value:.1f}, goal {most:g}")
 
     def row(self) -> str:
-        """As a line of the table; what was not measured is empty."""
+        """The figures as a line of the table; what was not measured is empty."""
         return _row([self.kind, *(self.cells.get(name, "") for name in HEAD)])
 
 

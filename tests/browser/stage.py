@@ -100,7 +100,7 @@ class Stage:
         self.health, self._state[self._owner] = Health.BAD, "EngineStarting"
 
     def takes_over(self, host_id: int, state: str) -> None:
-        """That host's agent reports this state; the VM runs there from EngineUp on."""
+        """The agent of host `host_id` reports this state; the VM runs there from EngineUp on."""
         self._state[host_id] = state
         if state == "EngineUp":
             self._owner = host_id
@@ -110,7 +110,7 @@ class Stage:
         await self.door.close()
 
     async def open_door(self) -> None:
-        """And again, at the same place."""
+        """Open the listener again, at the same address."""
         self.door = Listener(self.brokers[0], TOKEN)
         await self.door.start([("127.0.0.1", self.port)])
 

@@ -95,7 +95,7 @@ def test_a_libvirt_that_hangs_fails_every_act_in_its_deadline(site: Both) -> Non
 
 
 def test_a_name_that_is_none_is_no_target(site: Both) -> None:
-    """It comes from the whiteboard."""
+    """The name of a target comes from the whiteboard, where anybody may have written it."""
     for ended in (
         site.call(lambda: site.hypervisor.migrate(2, "a b?x=y")),
         site.call(lambda: site.hypervisor.ask_path(2, "a b?x=y")),

@@ -74,7 +74,7 @@ def test_an_id_that_must_not_be_joined_is_not_and_says_why(site: Both) -> None:
 
 
 def test_an_id_that_is_given_back_is_joined_anew_without_a_wait(site: Both) -> None:
-    """Its lease is free on disk; the next join counts one generation higher."""
+    """The delta lease is free on disk; the next join counts one generation higher."""
     lockspace = site.lockspace
     site.run()
     until(site, lambda: lockspace.joined is True)

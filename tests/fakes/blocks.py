@@ -13,8 +13,8 @@ class Died(Exception):
 
 
 class MemoryBlocks:
-    """As a broker.whiteboard.volume.Volume. `writes_left`: the writer dies before the next one;
-    None: it lives."""
+    """A broker.whiteboard.volume.Volume in memory. `writes_left`: so many writes are made, then the
+    writer dies; None: it lives."""
 
     def __init__(self, size_bytes: int, path: str = "/shared/registry") -> None:
         self.path = path

@@ -55,7 +55,7 @@ class Shared:
         return getattr(self.real, name)
 
     def close(self) -> None:
-        """Not yet."""
+        """Keep the connection open."""
 
 
 def config(tmp_path: Path) -> Config:

@@ -148,17 +148,17 @@ class Hosts:
         self.leases[vm] = host
 
     def fall_silent(self, host: int) -> None:
-        """Its power is cut; its leases stay its own."""
+        """Cut the power of a host; its leases stay its own."""
         self.hosts[host].alive = False
         self.hosts[host].vms.clear()
 
     def die(self, host: int) -> None:
-        """Its power is cut, and it is proven dead at once."""
+        """Cut the power of a host, and have it proven dead at once."""
         self.fall_silent(host)
         self.leases = {vm: owner for vm, owner in self.leases.items() if owner != host}
 
     def end(self, vm: int, unexpectedly: bool) -> None:
-        """Its process ends on the host that has it."""
+        """End the process of a VM on the host that has it."""
         host = self.hosts[self.where()[vm]]
         del host.vms[vm], self.leases[vm]
         if unexpectedly:

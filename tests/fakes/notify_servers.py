@@ -98,7 +98,7 @@ class Mailbox:
 async def mail_server(
     mailbox: Mailbox, security: str = "none", auth: bool = False, tls: Authority | None = None
 ) -> AsyncIterator[int]:
-    """Its port on 127.0.0.1."""
+    """A mail server; yields its port on 127.0.0.1."""
     loop = asyncio.get_running_loop()
     options: dict[str, Any] = {"loop": loop}
     if auth:
@@ -111,7 +111,7 @@ async def mail_server(
 
     def made() -> SMTP:
         with warnings.catch_warnings():
-            # It warns of a login without TLS of its own, which is around it here.
+            # aiosmtpd warns of a login without TLS of its own; here TLS is around all of it.
             warnings.simplefilter("ignore")
             return SMTP(mailbox, hostname="localhost", **options)
 
@@ -127,7 +127,7 @@ async def web_server(
     handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
     tls: Authority | None = None,
 ) -> AsyncIterator[int]:
-    """Its port on 127.0.0.1."""
+    """A web server; yields its port on 127.0.0.1."""
     server = web.Server(handler)
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()

@@ -256,7 +256,7 @@ def main() -> int:
     options = parser().parse_args()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        # Once is enough: a second one would interrupt the cleaning up after the first.
+        # A second signal would interrupt the cleaning up after the first.
         for repeated in INTERRUPTS:
             signal.signal(repeated, signal.SIG_IGN)
         raise KeyboardInterrupt

@@ -472,7 +472,7 @@ class Cluster:
                 rules = _chain("output", f"ip daddr {self._host(detail).address} drop")
             case "loss" if detail.isdigit() and int(detail) <= 100:
                 lose = f"numgen random mod 100 < {detail} drop"
-                # Its own daemons talk to each other over lo.
+                # The host's own daemons talk to each other over lo.
                 rules = _chain("input", "iif lo accept", lose)
                 rules += _chain("output", "oif lo accept", lose)
             case _:

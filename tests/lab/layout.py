@@ -152,7 +152,7 @@ class HostLayout:
 
     @property
     def storage_address(self) -> str:
-        """Its address in the storage's network, where there is one."""
+        """The host's address in the storage's network, where there is one."""
         return f"{STORAGE_PREFIX}.{10 + self.id}"
 
     @property

@@ -84,7 +84,7 @@ class FirstProcess:
         return FirstProcess(pid, start_ticks(pid), pid_namespace(pid))
 
     def here(self) -> ProcessName | None:
-        """That process by its pid in *this* process's view; None if it is gone."""
+        """The process by its pid in *this* process's view; None if it is gone."""
         for pid in pids():
             try:
                 if pid_namespace(pid) == self.namespace and inner_pid(pid) == 1:

@@ -24,7 +24,7 @@ class Command:
 
 
 def commands(page: Path = PAGE) -> list[Command]:
-    """Those of a page; of the quick start those of a shared folder, up to its other ways."""
+    """The commands of a page; of the quick start only those of its main way, a shared folder."""
     return _commands_in(page.read_text().partition("\n## Block devices\n")[0])
 
 
@@ -42,7 +42,7 @@ def commands_for_devices() -> list[Command]:
 
 
 def commands_by_ansible() -> list[Command]:
-    """Those of the section on Ansible."""
+    """The commands of the section on Ansible."""
     return _commands_in(_section("By Ansible"))
 
 
@@ -53,7 +53,7 @@ def _section(title: str) -> str:
 
 
 def _commands_in(text: str) -> list[Command]:
-    """Those of its console blocks."""
+    """The commands in the console blocks of a text."""
     found: list[tuple[str, str, list[str]]] = []
     for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         for line in block.splitlines():

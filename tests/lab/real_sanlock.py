@@ -31,7 +31,7 @@ class Daemon:
         self.process = subprocess.Popen(
             argv, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        # Its socket is there a moment before it listens.
+        # sanlock's socket is there a moment before sanlock listens on it.
         while self.client("status").returncode:
             assert self.process.poll() is None
             time.sleep(0.02)

@@ -46,7 +46,7 @@ def _found(terminal: pytest.TerminalReporter) -> list[Flaky]:
 
 
 def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """As pytest_runtest_protocol: run it, a second time where it failed."""
+    """Run a test, a second time where it failed. A hook: pytest_runtest_protocol."""
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
     failed = _failed(item, reports)
@@ -60,8 +60,8 @@ def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
 
 
 def _failed(item: pytest.Item, reports: list[pytest.TestReport]) -> list[pytest.TestReport]:
-    """Those that failed. Where any did, every fixture is ended: what a failure left behind is
-    nobody's lab. What that runs into is one more report, of `reports` too."""
+    """The reports of failures. Where there are any, every fixture is ended: the second try needs a
+    new lab. An error of that end is one more report, and is added to `reports`."""
     if any(report.failed for report in reports):
         end = pytest.CallInfo.from_call(
             lambda: item.session._setupstate.teardown_exact(None), when="teardown"
@@ -114,7 +114,7 @@ def whole(report: pytest.TestReport) -> str:
 
 
 def summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """As pytest_terminal_summary: what failed at first, in full, and a line for each."""
+    """Print what failed at first, in full, and a line for each. A hook: pytest_terminal_summary."""
     terminal = terminalreporter
     found = _found(terminal)
     for flaky in found:
@@ -132,8 +132,8 @@ def summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def finish(session: pytest.Session) -> None:
-    """As pytest_sessionfinish: too many of them fail a run that passed. It is the process that
-    prints that knows."""
+    """Fail a run that passed, where too many tests failed at first; only the process that prints
+    knows their number. A hook: pytest_sessionfinish."""
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     too_many = terminal is not None and len(_found(terminal)) > FLAKY_MAX
     if too_many and session.exitstatus == pytest.ExitCode.OK:

@@ -180,7 +180,7 @@ class Supervisor:
             program.due = time.monotonic() + RESTART_DELAY_S
 
     def _reap(self) -> None:
-        # Also those nobody here started: an init inherits the orphans (QEMU is one).
+        # An init also inherits orphans, which were not started here (QEMU is one).
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -250,7 +250,7 @@ class Switch:
             if kind == "wrong-password":
                 password = bmc.WRONG_PASSWORD
             bmc.write_lan(host, address, password)
-            # It is started again a second later, as any program here.
+            # The supervisor starts the BMC again a second later, as any program.
             self.supervisor.end(self.supervisor.programs[bmc.program_name(host)])
 
 

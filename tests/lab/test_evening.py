@@ -136,7 +136,7 @@ def test_a_power_loss_of_five_seconds(three_hosts: Cluster, evening: Evening) ->
 def test_each_host_is_rebooted_and_no_request_is_lost(
     three_hosts: Cluster, evening: Evening, tmp_path: Path
 ) -> None:
-    """As systemd does it: the unit drains the host, then its power is off, then it boots."""
+    """A reboot as systemd does it: the unit drains the host, its power is off, and it boots."""
     systemctl = tmp_path / "systemctl"
     systemctl.write_text("#!/bin/sh\necho stopping\n")
     systemctl.chmod(0o755)

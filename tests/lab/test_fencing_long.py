@@ -39,8 +39,8 @@ _ITS_OWN_VM = ("VM process there", "ordered on", "return logged")
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_fencer_that_dies_at_any_step_is_followed_by_another(fencing: Cluster, step: str) -> None:
-    """Its agent is killed a few milliseconds after the step was seen from outside, and stays
-    away; where the VM is its own already, it is started again, as its unit does."""
+    """The fencer's agent is killed a few milliseconds after the step was seen from outside, and
+    stays away; where the fencer runs the VM already, the agent is restarted, as its unit does."""
     lab = fencing
     victim = lab.wait_healthy(HEALTHY_S)
     fence = Fence(lab, victim)
@@ -88,7 +88,7 @@ def test_a_fencer_whose_power_is_cut_is_proven_dead(fencing: Cluster, step: str)
     if fence.logged(FenceStep.INTENT):
         comes_back(lab, victim)
     else:
-        # Its own watchdog ended it, none of us: whether it is wanted on is for people to say.
+        # The host's own watchdog ended it, no other host did: only people switch it on again.
         assert not fence.told("ordered:on")
 
 
@@ -118,8 +118,8 @@ def test_a_bmc_that_never_switches_off_is_told_and_the_watchdog_ends_it(fencing:
 
 
 def test_a_host_that_has_only_lost_its_storage_answers_and_is_spared(fencing: Cluster) -> None:
-    """Its own sanlock ends its VM; then its id stands still until sanlock's time is over, or
-    until it has its storage again."""
+    """The host's own sanlock ends its VM; then its host id is not renewed until sanlock's time is
+    over, or until the host has its storage again."""
     lab = fencing
     victim = lab.wait_healthy(HEALTHY_S)
     fence = Fence(lab, victim)

@@ -25,8 +25,8 @@ from . import ask
 from .cluster import Cluster
 from .layout import host_id_of
 
-#: It boots no host and moves no VM, but a start under a lease that another host holds takes
-#: sanlock's time.
+#: The contract boots no host and moves no VM, but a start under a lease that another host holds
+#: takes sanlock's time.
 pytestmark = pytest.mark.long
 
 HEALTHY_S = 60.0

@@ -105,7 +105,7 @@ def test_a_host_whose_storage_hangs_speaks_of_itself(fencing: Cluster) -> None:
         own = shown["hosts"][str(host_id_of(blind))]
         peers = [host for host in shown["hosts"].values() if not host["local"]]
         assert {host["liveness"] for host in peers} == {"uncertain"}
-        # It hears from the owner over the network that the VM runs there, or does not know.
+        # The host hears from the owner over the network that the VM runs there, or does not know.
         assert shown["engine"]["up"] is not False
         ask.until(
             "its own score is none",

@@ -30,7 +30,7 @@ IS_THERE = "apt install "
 
 
 def commands() -> list[Command]:
-    """Those of the page, for hosts that have no BMC here: their proof is another one."""
+    """The commands of the page; these hosts have no BMC, so any proof of a death is accepted."""
     proof = "(proof by its fence device)"
     return [
         replace(each, output=tuple(line.replace(proof, "…") for line in each.output))

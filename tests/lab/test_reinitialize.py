@@ -58,7 +58,7 @@ def test_it_is_written_anew_once_nobody_is_in_it_and_not_before(idle: Cluster) -
 
 @pytest.mark.long
 def test_a_host_that_died_in_it_is_waited_for(idle: Cluster) -> None:
-    """Its VM may live until sanlock holds it for dead."""
+    """The dead host's VM may live until sanlock takes the host for dead."""
     for host in ("host1", "host2"):
         idle.join_lockspace(host)
     idle.cut("host2")

@@ -38,8 +38,8 @@ def owner_is_dead(lab: Cluster, host: str, owner: str) -> bool:
 
 
 def moved_to_a_copy(lab: Cluster, host: str) -> None:
-    """Its daemons end, its host id is given back, and its storage is not mounted any more: below
-    lies a copy of both files."""
+    """End the host's daemons, give its host id back, and mount a copy of both files over its
+    storage."""
     below = lab.directory / "below"
     below.mkdir()
     for daemon in ("agent", "broker"):

@@ -163,8 +163,8 @@ def test_the_broker_takes_the_id_back_after_a_boot_and_not_on_the_same_one(site:
 
 
 def test_the_broker_takes_the_id_back_from_the_sanlock_that_gave_it_up(site: Site) -> None:
-    """It cannot renew, ends the process with the lease, and only then the id: a process that does
-    not end keeps it."""
+    """A sanlock that cannot renew ends the process with the lease, and gives the host id up only
+    then: a process that does not end keeps the id."""
     ours = site.daemon(NAME)
     assert site.look(ours, "boot-a") == "joined"
     holder = site.hold(ours, 1)

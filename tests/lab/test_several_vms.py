@@ -116,7 +116,7 @@ def state(cluster: Cluster, host: str) -> str:
 
 
 def test_a_power_cut_of_the_host_of_three_vms(two_hosts: Cluster) -> None:
-    """It is drained to one host first, without downtime; then that one loses its power."""
+    """The VMs are drained to one host first, without downtime; then that host loses its power."""
     victim, heir = "host1", "host2"
     two_hosts.sh(heir, ["ha-agent", "maintenance", "local"])
     ask.until("all have left", 2 * HEALTHY_S, lambda: places(two_hosts) == {victim})

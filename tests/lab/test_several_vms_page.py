@@ -22,7 +22,7 @@ PAGE = CHECKOUT / "docs" / "several-vms.md"
 STATUS_SECONDS_MAX = 90.0
 TAKEOVER_SECONDS_MAX = 90.0
 RESTART = "systemctl restart ha-broker ha-agent"
-#: Their guests are the lab's stand-in of an identity provider, which needs no disk.
+#: The guests of the VMs are the lab's stand-in of an identity provider, which needs no disk.
 DB = replace(vms.SSO, number=2, name="db", address=vms.DB.address, mac=vms.DB.mac)
 WEB = replace(vms.SSO, number=3, name="web")
 

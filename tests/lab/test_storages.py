@@ -215,7 +215,7 @@ def test_five_seconds_without_power(place: Cluster) -> None:
 
 @pytest.mark.storage
 def test_a_live_migration_under_load(place: Cluster) -> None:
-    """It moves without a lost request, or its storage allows none and it stays."""
+    """The VM moves without a lost request, or its storage allows no migration and it stays."""
     kind = place.settings.storage
     source = moving.source_of(place)
     target = others(place, source)[0]

@@ -77,7 +77,7 @@ def earlier(able: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Clust
 
 
 def change(lab: Cluster, versions: Versions, host: str, tree: Path) -> None:
-    """As a package does it: both daemons are restarted under whatever runs there."""
+    """Change the version on a host as a package does: restart both daemons, whatever runs there."""
     for daemon in ("agent", "broker"):
         lab.stop(host, daemon)
     versions.use(host, tree)

@@ -59,7 +59,7 @@ def virsh(lab: Cluster, host: str, *words: str) -> str:
 
 
 def snapshot(lab: Cluster, host: str, path: Path) -> None:
-    """As a backup tool makes one."""
+    """Make a snapshot of the VM's disk as a backup tool does."""
     spec = f"vda,snapshot=external,file={path}"
     words = ("--disk-only", "--no-metadata", "--atomic", "--diskspec", spec)
     virsh(lab, host, "snapshot-create-as", VM_NAME, "backup", *words)

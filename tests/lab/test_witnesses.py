@@ -103,7 +103,7 @@ def test_a_dead_host_is_silent_in_each_way_and_the_status_says_so(lab: Cluster) 
     lab.power_on(victim)
     lab.wait_booted(victim)
     ask.until("it answers again", 90, partial(says, lab, asker, victim, "answered"))
-    # Its broker answers before sanlock lets it have its host id and so its slot again.
+    # The broker answers before sanlock lets it have its host id, and so its slot, again.
     ask.until("it is silent no more", 90, lambda: not line())
 
 
@@ -112,8 +112,8 @@ STALL_S = 5.0
 
 
 def test_who_fills_the_listener_takes_no_heartbeat_away(lab: Cluster) -> None:
-    """Once, strangers took all places of the owner's listener, its storage hung for a moment that
-    it would have survived, and it was switched off: nothing spoke for it any more."""
+    """Strangers take all places of the owner's listener, and its storage hangs for a moment. Its
+    heartbeats are still answered, so nobody switches it off."""
     owner = str(lab.engine_host())
     asker, source = (host for host in lab.hosts if host != owner)
     before = lab.status()["hosts"][owner]["engine_pids"]

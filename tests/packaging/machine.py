@@ -236,12 +236,12 @@ class Machine:
 
     @property
     def _group(self) -> str:
-        """Its control group on this machine."""
+        """The machine's control group on this one."""
         return f"ha-package-test-{os.getpid()}-{self.name}"
 
     @property
     def first(self) -> int:
-        """Its first process, by its number here; 0 while it is off."""
+        """The machine's first process, by its number here; 0 while it is off."""
         return self._first
 
     @property

@@ -179,7 +179,7 @@ def deb_trees(debs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def trees(deb_trees: dict[str, Path], installed: Path) -> dict[str, Path]:
-    """Those, and the RPM's."""
+    """The trees of the packages for Debian, and the RPM's."""
     return {**deb_trees, "rpm": installed.parents[1]}
 
 

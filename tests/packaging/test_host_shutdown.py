@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no machine can be made
 #: Draining, the rest of the system, a boot, joining the lockspace.
 SHUTDOWN_SECONDS_MAX = 120.0
 JOIN_SECONDS_MAX = 120.0
-#: And no address for a migration.
+#: Short patience, and no address for a migration.
 LITTLE_PATIENCE = """[timing]
 host-shutdown-grace = 15
 """
@@ -62,7 +62,7 @@ def form(
 
 
 def is_fit(machine: Machine) -> bool:
-    """It could run the VM, by its own word."""
+    """Whether the machine could run the VM, by its own word."""
     own = [
         line for line in machine.run("ha-agent", "--status").stdout.splitlines() if line[:1] == "*"
     ]

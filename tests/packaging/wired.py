@@ -130,7 +130,7 @@ class Answers:
 
     @property
     def failed(self) -> list[tuple[float, float, bool]]:
-        """Those without an answer."""
+        """The requests without an answer."""
         return [each for each in self.seen if not each[2]]
 
     def longest_gap_s(self) -> float:

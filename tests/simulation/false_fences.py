@@ -219,7 +219,7 @@ def _heard_for_s(shot: Shot) -> list[float | None]:
     if is_at_once(shot):
         del heard[RENEWALS]
     if shot.gave_up:
-        # It lives, and has said on the network that it has lost the storage and runs no VM.
+        # The host lives, and has said on the network that it has lost the storage and runs no VM.
         heard = {path: since_s for path, since_s in heard.items() if "network" not in path}
     return list(heard.values())
 
@@ -265,7 +265,7 @@ class Sum:
 
 
 def run_days(days: int, first: int, processes: int) -> Iterator[Day]:
-    """So many days, in order of their seeds."""
+    """Run `days` days, in order of their seeds."""
     seeds = range(first, first + days)
     if processes <= 1:
         yield from map(run_day, seeds)

@@ -353,7 +353,7 @@ def _clock_jumps(world: World, host: Host, chance: random.Random) -> Callable[[]
 
 
 def _suspended(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
-    """It sleeps, for less than sanlock's time for a dead host: its watchdog sleeps too."""
+    """The host sleeps, for less than sanlock's time for a dead host; its watchdog sleeps too."""
     host.suspend(chance.choice([2.0, 12.0, 60.0]))
     return _nothing
 
@@ -368,7 +368,7 @@ def _stopped(world: World, host: Host, chance: random.Random) -> Callable[[], No
 
 
 def _boot_hangs(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
-    """It panics and does not come up; somebody resets it in the end."""
+    """The host panics and does not come up; somebody resets it in the end."""
     boot_s, host.boot_s = host.boot_s, float("inf")
     host.reset("kernel panic, and its boot hangs")
 
@@ -898,7 +898,7 @@ def schedule(
 
 def begin(world: World, fault: Fault, host_id: int, draw: float, lasts_s: float) -> None:
     """A fault begins now, on that host or on the VM's, and is mended so long after."""
-    # Its own source: what a fault draws must not depend on what happened before it.
+    # A random source of its own: what a fault draws must not depend on what happened before.
     chance = random.Random(draw)
     owner = world.owner()
     host = world.hosts[host_id]

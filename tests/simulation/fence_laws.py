@@ -80,7 +80,7 @@ class FenceLaws:
             self._stopped_s.setdefault(host.number, self._now_s)
 
     def look(self) -> None:
-        """Once a second."""
+        """Check the laws; called once a second."""
         for host in self._world.hosts.values():
             # One that stood still itself has read no wrong thing: a slot that has not changed
             # was not written meanwhile.

@@ -86,7 +86,7 @@ class Qemu:
     memory: str = ""
     has_run: bool = False
     pause: Pause | None = None
-    #: Its disk is a file that was replaced under it: from then on it gets ESTALE, for good.
+    #: The VM's disk is a file that was replaced: from then on the VM gets ESTALE, for good.
     disk_lost_s: float = float("inf")
     crashed: bool = False
     orphan: bool = False
@@ -128,7 +128,7 @@ class Watch(Protocol):
         """What runs of that VM on the host has changed."""
 
     def vm_ended(self, host: Host, why: str, vm: int = ENGINE) -> None:
-        """Its QEMU of that VM has ended."""
+        """Note that the host's QEMU of that VM has ended."""
 
     def booted(self, host: Host) -> None:
         """The operating system is up, the daemons may be started."""
@@ -267,9 +267,9 @@ class Host:
         self.autostart = False
         #: A migration to here that breaks off leaves its process behind.
         self.keeps_orphans = False
-        #: Its libvirt refuses the VM's migration, for its CPU is another one.
+        #: The host's libvirt refuses the VM's migration, for its CPU is another one.
         self.refuses_moves = False
-        #: Its libvirt migrates the VM to nobody, for the disks lie where it migrates none.
+        #: The host's libvirt migrates the VM to no host, for the disks lie where it migrates none.
         self.migrates_nothing = False
         self._guests = self._libvirt_stops = 0
         #: How the last QEMU of each VM ended here.
@@ -321,11 +321,11 @@ class Host:
         self.starts_fail = ""
         #: Why libvirt does not take the definition; empty while it does.
         self.refused = ""
-        #: That shows beforehand: what the VM needs is not on this host.
+        #: The refusal shows beforehand: what the VM needs is not on this host.
         self.is_told = False
         #: The version of the metadata that its broker writes and reads.
         self.metadata = Metadata.THIS
-        #: Its agent decides as the earlier version does, from its next start on; and does now.
+        #: The agent decides as the earlier version does: from its next start on; and now.
         self.wants_earlier = self.decides_earlier = False
         #: How long a migration away from here takes.
         self.migration_s = 5.0
@@ -336,13 +336,13 @@ class Host:
         self.own_check_fails = False
         #: Durations of its own configuration (keys of TimingSection), seconds.
         self.timing: dict[str, float] = {}
-        #: Its watchdog does not fire, whatever happens.
+        #: The watchdog does not fire, whatever happens.
         self.watchdog_off = False
         #: SIGSTOP of its sanlock, and of its daemons: until then.
         self.sanlock_stopped_until_s = 0.0
         self.stopped_until_s = 0.0
         self.local_maintenance_since_s: float | None = None
-        #: That mode stops what cannot be migrated.
+        #: Local maintenance stops what cannot be migrated.
         self.may_restart = False
         #: What its wall clock is ahead of the right time.
         self.wall_offset_s = 0.0
@@ -392,7 +392,7 @@ class Host:
         self.watch.booted(self)
 
     def power_off(self, why: str) -> None:
-        """Its power is gone, and with it all that ran."""
+        """Cut the power: all that ran is gone."""
         if not self.power:
             return
         self._all_gone(f"power off: {why}")
@@ -400,7 +400,7 @@ class Host:
         self.off_since_s = self.timeline.now_s
 
     def reset(self, why: str) -> None:
-        """It starts anew without having been off."""
+        """Restart the host; its power stays on."""
         if not self.power:
             return
         self._all_gone(f"reset: {why}")
@@ -446,9 +446,8 @@ class Host:
             self.timeline.after(WATCHDOG_FROZEN_S, self._watchdog, self.boots)
 
     def suspend(self, for_s: float) -> None:
-        """It sleeps for so long: nothing on it runs, its watchdog and CLOCK_MONOTONIC, by which
-        sanlock counts, stand still. What the product counts by goes on
-        (broker/daemon/host_clock.py)."""
+        """Have the host sleep for so long: nothing runs; its watchdog and CLOCK_MONOTONIC, by which
+        sanlock counts, stand still. The product's clock goes on (broker/daemon/host_clock.py)."""
         if self.loop is None or not self.up or self.frozen:
             return
         self.loop.frozen_until_s = self.frozen_until_s = self.timeline.now_s + for_s
@@ -458,7 +457,7 @@ class Host:
         self.watch.tell(self.name, f"suspended for {for_s:g} s")
 
     def jump_clock(self, by_s: float) -> None:
-        """Its monotonic clock jumps forward."""
+        """Have the host's monotonic clock jump forward."""
         if self.loop is None or not self.up:
             return
         self.watch.tell(self.name, f"its monotonic clock jumps by {by_s:g} s")
@@ -944,7 +943,7 @@ class Host:
         return f"disk of {vm}" if vm in self.own_disks else "disk"
 
     def leave_qemu(self, crashed: bool, vm: int = ENGINE) -> None:
-        """Its guest is dead, or was never received, and libvirt keeps the process."""
+        """Leave a QEMU whose guest is dead or was never received; libvirt keeps the process."""
         qemu = self.qemus[vm]
         qemu.crashed, qemu.orphan = crashed, not crashed
         qemu.left_since_s = self.clock_s()
@@ -1028,7 +1027,7 @@ class Host:
         return self.uplink_up and self.bridge_up
 
     def unplug(self, out: bool) -> None:
-        """Its cable is out, or in again: no network, and no carrier."""
+        """Pull the host's cable out, or plug it in again: no network, and no carrier."""
         self.network_up = self.uplink_up = not out
         self.gateway_answers = 0.0 if out else 1.0
         self.watch.tell(self.name, f"cable {'out' if out else 'in'}")

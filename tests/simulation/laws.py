@@ -357,7 +357,7 @@ class Laws:
                 # Nobody has heard it since all of it fell silent at once: the next is due later.
                 known = False
             if path != "storage" and path != RENEWALS and self.fence.gave_up(target):
-                # It lives, and says on the network that there is nothing left on it to live for.
+                # The host lives, and says on the network that nothing runs on it any more.
                 known = False
             if known and since_s is not None and now_s - since_s > WELL_S and not asks:
                 self.breach(

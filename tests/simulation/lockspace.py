@@ -339,7 +339,7 @@ class Daemon:
         if self.generation != generation:
             return
         if self._timeline.now_s - began_s > self._io_s:
-            # It landed, and sanlock had given it up: no renewal for this daemon.
+            # The write landed after sanlock had given it up: no renewal for this daemon.
             self._renewal_failed(generation)
             return
         self.last_renewal_s = self._timeline.now_s
@@ -365,7 +365,7 @@ class Daemon:
         if self.generation != generation:
             return
         if self._timeline.now_s < self.last_renewal_s + 8 * self._io_s:
-            # It was renewed since, or its clock stood still meanwhile.
+            # The host id was renewed since, or the host's clock stood still meanwhile.
             self._timeline.at(self.last_renewal_s + 8 * self._io_s, self._expired, generation)
             return
         self.membership = Membership.FAILED

@@ -75,7 +75,7 @@ def cleaned(world: World, host: Host) -> None:
 
 
 def replaced(world: World, host: Host) -> None:
-    """Its power is cut for good, and another machine is switched on under its id and its name."""
+    """Cut the host's power for good, and switch another machine on under its id and its name."""
     host.power_off("taken away")
     host.system_uuid = str(uuid.UUID(int=world.chance.getrandbits(128)))
     host.bmc = Bmc(host.system_uuid)

@@ -63,7 +63,7 @@ class Part:
     of: int = 1
 
     def seeds(self, all_of_them: Iterable[int]) -> list[int]:
-        """Those of this part."""
+        """The seeds of this part."""
         return [seed for seed in all_of_them if seed % self.of == self.number - 1]
 
     def file(self, folder: Path) -> Path:

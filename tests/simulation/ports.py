@@ -226,7 +226,7 @@ class SimStore:
             await _takes(wait_s)
 
     def _hung(self, age_s: float) -> StorageTrouble:
-        """As the real store's thread says it of the call that it is in."""
+        """The real store's error about the call that its thread is in."""
         return StorageTrouble(str(Hung("whiteboard", self._hung_call, age_s)), hung=True)
 
     def _late(self, write: Any, boot: int) -> None:
@@ -313,7 +313,7 @@ class SimLockspace:
         self._look_around(daemon)
 
     def _leave(self, daemon: Daemon) -> None:
-        """As SanlockLockspace: given back, or later where a lease hangs on it."""
+        """Give the host id back, or later where a lease hangs on it, as SanlockLockspace does."""
         if daemon.membership is Membership.JOINING:
             self.joined, self.problem = False, "joining, to be left at once"
             return
@@ -327,7 +327,7 @@ class SimLockspace:
             self.renewed_s = None
 
     def _join(self, daemon: Daemon) -> None:
-        """As SanlockLockspace: the own lease first, then sanlock is asked."""
+        """Read the own delta lease, then ask sanlock, as SanlockLockspace does."""
         lease = None
         if not self._host.reach():
             found = self._leases.read().delta(self._host.host_id)
@@ -777,7 +777,7 @@ class SimLeases:
 
     async def take_fence(self) -> FenceLeaseAnswer:
         loop = asyncio.get_running_loop()
-        # It reads and writes the volume several times, one after the other.
+        # sanlock reads and writes the volume several times, one after the other.
         takes_s = 0.1 + 3 * self._host.leases_slow_s()
         is_hung = self._host.reach_of_sanlock() == "hang"
         await _takes(ACQUIRE_DEADLINE_S if is_hung else min(takes_s, ACQUIRE_DEADLINE_S))
@@ -908,14 +908,15 @@ class SimFenceLog:
 
 
 def no_name(target: int, hostname: str) -> str:
-    """As the real adapter: what a host calls itself must be a name or an address; else why not."""
+    """Why a target is refused, as by the real adapter: a host's name must be a name or an address;
+    "": it is not refused."""
     if in_uri(hostname):
         return ""
     return f"host {target} calls itself {hostname!r}, which is no host name or address"
 
 
 def no_libvirt(hostname: str) -> str:
-    """As the real adapter: a target whose libvirt is away."""
+    """The real adapter's sentence about a target whose libvirt is away."""
     uri = _MIGRATION_URI.format(host=in_uri(hostname))
     return f"libvirt on {hostname} does not answer at {uri}: unable to connect to server"
 

@@ -212,7 +212,7 @@ CASES = (
         "not-too-often",
         "hosts 3 guest-boot 5 chance preconditions\n"
         f"{UP}power freeze host1 50\nexpect engine healthy on host2 within 45\n"
-        # It gives the fence lease back meanwhile.
+        # The fencer gives the fence lease back meanwhile.
         "wait 10\npower freeze host2 38\nexpect fenced 1 for 60\n",
         "others were switched off lately",
     ),
@@ -273,7 +273,7 @@ CASES = (
         "expect not id of host1 free for 60\n",
         "which was not off",
     ),
-    # Its network is gone, its BMC lies, and its slot stands still for a moment.
+    # The host's network is gone, its BMC lies, and its slot stands still for a moment.
     free(
         "slot-missed-beats",
         f"{TWO}bmc says-off host1\nnetwork down host1\nwait 0.58\n"

@@ -125,7 +125,7 @@ def parse(name: str, text: str) -> Scenario:
         raise BadScenario(f"{name}:{error}") from None
     if any(telling[0].verb != "hosts" for _, telling in told):
         raise BadScenario(f"{name}: the first verb must be: hosts NUMBER")
-    # Neither the file's name nor what is expected changes what happens.
+    # What happens depends neither on the file's name nor on what is expected.
     seed = "\n".join(str(step) for step in steps if step.verb not in (*TELLING, "expect"))
     return Scenario(name, sentence, told[0][1], tuple(told), seed)
 
@@ -779,7 +779,7 @@ class Player:
             host.leave_qemu(crashed=True)
 
     def _resume(self) -> None:
-        """As an operator does on each host where a process of the VM stands still."""
+        """Resume the VM on each host where its process stands still, as an operator does."""
         for host in self.world.hosts.values():
             qemu = host.qemu
             if qemu is not None and qemu.has_run and not qemu.running and not qemu.crashed:
@@ -974,7 +974,7 @@ class Player:
         if words[-1:] in (("within",), ("for",)):
             raise ValueError(f"behind {words[-1]!r} a number of seconds is missing")
         if not (len(words) >= 3 and words[-2] in ("within", "for")):
-            # It is so now; only an order needs its time to end.
+            # An expectation without a time is about now; only an order needs its time to end.
             patience_s = ORDER_ENDS_S if words[:1] == ("order",) else 0.0
             words = (*words, "within", str(patience_s))
         condition, how, seconds = words[:-2], words[-2], seconds_of(words[-1])

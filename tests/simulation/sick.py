@@ -20,7 +20,7 @@ K = TypeVar("K")
 
 #: What ended so lately may not be known to who orders: a slot, a beat, a call.
 NOTICE_S = 3.0
-#: That another VM has become healthy is on the slot of its host so much later at most.
+#: The longest time until a host's slot shows that another VM has become healthy.
 KNOWN_S = 10.0
 #: Moments are looked at a second apart.
 STEP_S = 1.0
@@ -63,7 +63,7 @@ class Sick:
         self._go_on(self._sick_s, sick)
         self._go_on(self._well_s, well)
         self._go_on(self._agentless_s, agentless)
-        # It begins when an agent first tries to end it.
+        # The time begins when an agent first tries to end the VM.
         self._go_on(self._unended_s, unended & self._unended_s.keys())
 
     def _go_on(self, since_s: dict[K, float], so: Set[K]) -> None:

@@ -47,7 +47,7 @@ class Site:
         self.world.timeline.call_within(loop, self.asker.processes["agent"].begin, ask())
 
     def read(self, for_s: float = 20.0) -> PowerAnswer:
-        """Its power, as it is answered within so long."""
+        """The power of the BMC's host, as it is answered within `for_s`."""
         self.answers.clear()
         self.ask(lambda: self.devices.read_power(self.target.number, self.target.system_uuid))
         self.world.run(for_s)
@@ -71,7 +71,7 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.parametrize("number", range(4))
 def test_each_order_of_the_bytes_is_its_own(site: Site, number: int) -> None:
-    """As firmware sends them: whole, with fields reversed, and both of them backwards."""
+    """Firmware sends the bytes whole, with fields reversed, and both of these backwards."""
     device = bmc.SimBmc(site.world, site.asker, site.target, SimTime(lambda: 0.0))
     site.target.number = number
     guid = device.guid()
@@ -165,7 +165,7 @@ def test_an_agent_that_is_killed_gives_no_order_any_more(site: Site) -> None:
 
 
 def test_a_host_that_stands_still_gives_its_order_later(site: Site) -> None:
-    """That is why the last look asks how old its view is."""
+    """The last look asks how old its view is, for such a host knows nothing new."""
     in_login(site)
     site.asker.freeze(30.0)
     site.world.run(29.0)

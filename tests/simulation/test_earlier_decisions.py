@@ -42,7 +42,7 @@ def earlier() -> None:
 
 @pytest.fixture
 def without_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """As in a tree that is no clone."""
+    """A tree that is no clone: it has no history."""
     monkeypatch.setattr(earlier_version, "ROOT", tmp_path)
     earlier_decisions._earlier.cache_clear()
     yield
@@ -84,7 +84,7 @@ def test_all_that_the_earlier_version_knows_is_given_to_it(earlier: None) -> Non
 
 
 def test_it_is_the_earlier_version_that_decides(earlier: None) -> None:
-    """It moves the VM as this one does, but names no end of the move: it knows none."""
+    """The earlier version moves the VM as this one does, but names no end of the move."""
     up = VmState(StateName.ENGINE_UP, since_s=10.0)
     state = AgentState(Rules(migration_timeout_s=77.0), vms={ENGINE: up})
     seen = decide(state, observation(timestamp=6), 99.0).state
@@ -112,7 +112,7 @@ def test_what_it_does_not_know_is_not_there_for_it(earlier: None) -> None:
 
 
 def test_without_the_history_it_says_so_and_what_to_do(without_history: None) -> None:
-    """Neither the tests nor a story may go on as if they had looked at it."""
+    """Tests and stories must not pass as if they had run the earlier version."""
     with pytest.raises(NotToBeHad, match=r"earlier version 9eaa995 is not to be had.*unshallow"):
         earlier_decisions.must_be_had()
     told = "# a\nhosts 2\nset decisions previous host1\nexpect moves 0\n"

@@ -60,7 +60,7 @@ def test_the_broker_knows_of_a_migration_before_it_begins(monkeypatch: pytest.Mo
 
 
 def test_a_host_that_cannot_tell_the_others_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its writes fail, its reads do not; once they go well it moves the VM after all."""
+    """The host's writes fail, its reads do not; once both succeed it moves the VM after all."""
     failing: list[Host] = []
     write = SimStore.write
 

@@ -42,7 +42,7 @@ def states(leaps: bool) -> tuple[list[tuple[float, str, str]], float]:
 
 
 def test_the_same_states_at_the_same_times() -> None:
-    """Also the 560 s of EngineUnexpectedlyDown, in the middle of which time leaps."""
+    """Time leaps also in the middle of the 560 s of EngineUnexpectedlyDown."""
     stepped, none_s = states(leaps=False)
     leapt, leapt_s = states(leaps=True)
     assert none_s == 0 and leapt_s > 1500.0

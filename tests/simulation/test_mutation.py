@@ -30,7 +30,7 @@ class Look:
 
 
 def test_all_changes_of_the_functions() -> None:
-    """Not of what is outside of them; each changes what the function says."""
+    """Code outside of the functions is not changed; each change alters a function's result."""
     found = {change.what: change for change in changes(SOURCE)}
     assert sorted(found) == [
         "10 -> 11",

@@ -88,7 +88,7 @@ def within(world: World, host: Host, act: Coroutine[Any, Any, Any]) -> None:
 
 @both
 def test_an_owner_whose_agent_alone_is_dead(world: World) -> None:
-    """Its broker writes and answers, its VM is healthy."""
+    """The owner's broker writes and answers, and its VM is healthy."""
     target = owner(world)
     target.agent_wanted = False
     target.crash("agent")
@@ -111,7 +111,8 @@ def test_an_owner_without_daemons_whose_sanlock_renews(world: World) -> None:
 @both
 @pytest.mark.parametrize("apart_s", [6.0, 12.0])
 def test_an_owner_whose_kernel_outlived_its_daemons(world: World, apart_s: float) -> None:
-    """They die, then its cable breaks: what it renewed is not old enough, whatever else is."""
+    """The daemons die, then the cable breaks: the host's renewal is not old enough, whatever else
+    is."""
     target = owner(world)
     world.wish_daemons(target, False)
     world.run(apart_s)
@@ -123,7 +124,7 @@ def test_an_owner_whose_kernel_outlived_its_daemons(world: World, apart_s: float
 
 
 def test_an_owner_whose_kernel_answers_while_its_storage_hangs(world: World) -> None:
-    """Its daemons are dead, and its last renewal is younger than its sanlock's patience."""
+    """The owner's daemons are dead, and its last renewal is younger than sanlock's patience."""
     target = owner(world)
     world.wish_daemons(target, False)
     target.break_storage("hang")
@@ -166,7 +167,7 @@ def test_an_owner_that_a_third_host_hears(world: World) -> None:
 
 
 def test_the_earlier_version_is_not_judged_by_what_a_third_host_hears(world: World) -> None:
-    """It does not ask the others: a law of today, and a bug of then."""
+    """The earlier version does not ask the other hosts: the law is younger than it."""
     target = owner(world)
     asker, _ = others(world)
     world.cut_links.add((asker.number, target.number))
@@ -190,7 +191,7 @@ def test_an_owner_without_daemons_whose_sanlock_renews_slowly(world: World) -> N
 
 
 def test_a_host_that_was_heard_too_lately(world: World) -> None:
-    """It hangs, but not for long enough: its slot was written within the window."""
+    """The host hangs, but not for long enough: its slot was written within the window."""
     target = owner(world)
     target.freeze(50.0)
     world.run(8.0)
@@ -248,7 +249,7 @@ def test_a_host_that_asks_with_reason_may_be_switched_off(world: World) -> None:
 
 
 def test_a_host_that_asks_although_its_vm_is_well(world: World) -> None:
-    """Its word alone is not enough."""
+    """The host's word alone is not enough."""
     target = asks_with_reason(world)
     assert target.qemu is not None
     target.qemu.is_hung = False
@@ -264,7 +265,7 @@ def test_a_host_that_asks_although_its_vm_can_be_ended(world: World) -> None:
 
 
 def test_a_host_with_a_sick_vm_that_does_not_ask(world: World) -> None:
-    """Nor is the truth."""
+    """A sick VM alone is not enough either: its host must ask."""
     target = owner(world)
     target.qemu_unkillable = True
     assert target.qemu is not None
@@ -283,7 +284,8 @@ def test_a_host_that_asks_and_is_put_into_maintenance(world: World) -> None:
 
 @pytest.mark.parametrize("what", ["all", "not announced", "another's lease"])
 def test_a_fencer_is_freed_without_a_trace(world: World, what: str) -> None:
-    """It was off, and nothing of it is left; but who is back would not know of the write."""
+    """The fencer was off, and nothing of it is left; but a fencer that is back would not know of
+    the write."""
     host, target = others(world)
     target.power_off("test")
     world.run(3.0)
@@ -378,7 +380,7 @@ def test_global_where_a_host_is_switched_on(world: World) -> None:
 @both
 @pytest.mark.parametrize("act", ["start", "switch a host off", "switch a host on"])
 def test_global_on_a_host_with_slow_storage(world: World, act: str) -> None:
-    """It reads slowly, but it reads."""
+    """The host reads slowly, but it reads."""
     host = others(world)[0]
     host.break_storage("slow", 0.5)
     world.run(5.0)
@@ -419,7 +421,8 @@ def test_quiet_where_the_process_ends(world: World) -> None:
 
 
 def test_quiet_within_a_scenario(world: World) -> None:
-    """Its fault is open from the first line to the last: what counts is that all hosts are fit."""
+    """A scenario's fault is open from its first line to its last: what counts is that all hosts are
+    fit."""
     world.run(world.bound_s() + 5.0)
     world.began(owner(world), "migrate")
     broken(world, "quiet")

@@ -12,7 +12,7 @@ from tests.simulation.quick import _thaw
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """As the product's: no number below 0 is one."""
+    """A stand-in of the product's type, which takes no number below 0."""
 
     number: int
     text: str = "-"

@@ -76,7 +76,7 @@ def test_what_a_host_was_before_its_agent_ended_is_not_what_it_is() -> None:
     ["power freeze owner 30", "power suspend all 50", "stop broker owner", "stop qemu owner"],
 )
 def test_a_story_may_end_while_something_stands_still(line: str) -> None:
-    """Its end is no fault of what cannot run at that moment."""
+    """The end of the story is no fault of what cannot run at that moment."""
     told(f"{UP}{line}\nwait 1\n")
 
 
@@ -345,7 +345,8 @@ def test_a_stopped_broker_is_not_heard() -> None:
 
 
 def test_a_stopped_sanlock_lets_the_watchdog_fire() -> None:
-    """Its host id is not renewed; QEMU cannot be ended by it, so the watchdog resets the host."""
+    """The host id is not renewed, and a stopped sanlock cannot end QEMU, so the watchdog resets the
+    host."""
     player = told(
         f"{UP}wait 30\nstop sanlock owner 400\nwait 200\nexpect engine healthy within 200\n"
     )
@@ -371,7 +372,7 @@ def test_an_agent_that_is_wanted_again_while_it_ends_comes_back() -> None:
 
 
 def test_a_watchdog_that_is_off_resets_nobody() -> None:
-    """And one that fires for no reason resets a healthy host."""
+    """A watchdog that fires for no reason resets a healthy host."""
     player = told(f"{UP}watchdog off host1\npower freeze host1 70\nwait 100\n", hosts="1")
     assert not said(player, "reset: watchdog")
     player = told(f"{UP}watchdog fires host1\n{UP}", hosts="1")
@@ -464,7 +465,7 @@ def test_moods_of_a_bmc(mood: str) -> None:
 
 
 def test_a_guest_that_reboots_is_back_by_itself() -> None:
-    """It is sick for as long as it boots, and nobody ends it."""
+    """The guest is sick for as long as it boots, and nobody ends its VM."""
     player = told(
         f"{UP}wait 30\nguest reboots\nwait 60\nexpect not downtime below 15\n"
         "expect engine healthy for 5\n"
@@ -484,7 +485,7 @@ def test_started_by_hand() -> None:
 
 
 def test_a_host_has_a_timing_of_its_own() -> None:
-    """It is in its configuration from the next start of its daemons on."""
+    """The timing is in force from the next start of the host's daemons on."""
     world = told(f"timing bad-health 77 host2\ntiming io-timeout 5 host3\n{UP}").world
     assert world.config(world.hosts[2]).timing_rules().bad_health == 77.0
     assert world.config(world.hosts[1]).timing_rules().bad_health != 77.0
@@ -555,7 +556,7 @@ def test_a_monotonic_clock_jumps_on_its_host_alone() -> None:
     )
     gained_s = {n: world.hosts[n].clock_s() - plain.hosts[n].clock_s() for n in (1, 2)}
     assert gained_s == {1: 0.0, 2: pytest.approx(50.0)}
-    # Its sanlock ends the VM, and then takes its id back at once (record 76).
+    # The host's sanlock ends the VM, and then takes its id back at once (record 76).
     player = told(f"{body}clock jumps 100 owner\nwait 1\nexpect engine healthy within 100\n")
     assert said(player, "QEMU ended: sanlock")
 
@@ -581,7 +582,7 @@ def test_what_is_open_on_a_replaced_storage_stays_stale() -> None:
 
 
 def test_a_suspended_host_feels_nothing_of_it() -> None:
-    """Its watchdog stands still, and the clock by which sanlock counts, not that of the product."""
+    """The watchdog and the clock of sanlock stand still, the clock of the product does not."""
     player = told(f"{UP}wait 30\npower suspend owner 70\nwait 65\nexpect not engine healthy\n"
                   "expect engine healthy within 10\n", "3 fence no")  # fmt: skip
     assert not said(player, "reset: watchdog") and not said(player, "QEMU ended")

@@ -15,7 +15,7 @@ FILES = sorted((Path(__file__).parents[1] / "scenarios").glob("*.txt"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_scenario(path: Path) -> None:
-    """Its expectations come true and no law is broken on the way."""
+    """The scenario's expectations come true, and no law is broken on the way."""
     try:
         Player(load(path)).play()
     except NotToBeHad as error:

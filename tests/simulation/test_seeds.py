@@ -73,5 +73,5 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 
 def test_another_seed_is_another_run() -> None:
-    """Otherwise the fingerprint says nothing."""
+    """A fingerprint that is the same for all seeds would show nothing."""
     assert run_seed(5, HOSTS, MINUTES).fingerprint != run_seed(6, HOSTS, MINUTES).fingerprint

@@ -54,7 +54,7 @@ def add(world: World, name: str, **fields: Any) -> int:
 
 
 def up(world: World, host: Host, vm: int, healthy: bool = True) -> None:
-    """It runs there, by nobody's doing."""
+    """Have the VM run there without a start by the product."""
     host.create_qemu(vm=vm)
     host.resume_qemu(world.timeline.now_s if healthy else float("inf"), vm)
     world.run(NOTICE_S)
@@ -335,7 +335,7 @@ def test_a_vm_that_nobody_has_to_help(
 
 
 def test_a_vm_that_is_not_healthy_in_the_end(world: World) -> None:
-    """It runs, and hangs, and nobody does anything about it."""
+    """The VM runs and hangs, and no host acts on it."""
     db = add(world, "db", memory_mb=1024)
     up(world, hosts(world)[1], db, healthy=False)
     world.fault_ended()

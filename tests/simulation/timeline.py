@@ -165,7 +165,7 @@ class Timeline:
                     self.now_s = true_s
                     at_once = 0
                 if handle.loop is not None and handle.when_s > handle.loop.floor_s:
-                    # Its own clock must not show less than the time it was promised.
+                    # The loop's own clock must not show less than the time of the timer.
                     handle.loop.floor_s = handle.when_s
             if handle.dropped:
                 continue
@@ -314,7 +314,7 @@ class HostLoop(asyncio.AbstractEventLoop):
         self.frozen_until_s += by_s
 
     def jump(self, by_s: float) -> None:
-        """Its clock jumps forward; what was due meanwhile is due now."""
+        """Have the clock jump forward; what was due meanwhile is due now."""
         self._clock_s += by_s
         self._timeline.shift(self, -by_s / self.rate)
 

@@ -358,7 +358,7 @@ class VmLaws:
         return self._world.vms.wanted(vm) and not any(vm in host.qemus for host in hosts)
 
     def _ready(self, missing: list[int]) -> Iterator[int]:
-        """Those that some host can start at once: nothing keeps them but the others."""
+        """The missing VMs that some host can start at once: only other VMs delay them."""
         vms, plan = self._world.vms, self.true_plan(troubled=True)
         for vm in missing:
             spec = vms.spec(vm)

@@ -252,7 +252,7 @@ def guest(world: World, vm: int, how: str, words: tuple[str, ...]) -> None:
 
 
 def resume(world: World, vm: int) -> None:
-    """As an operator does on each host where a process of the VM stands still."""
+    """Resume a VM on each host where its process stands still, as an operator does."""
     for host in world.hosts.values():
         qemu = host.qemus.get(vm)
         if qemu is not None and qemu.has_run and not qemu.running and not qemu.crashed:

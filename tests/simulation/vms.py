@@ -223,7 +223,7 @@ class Vms:
     # --- how they are -----------------------------------------------------------------------
 
     def moved(self, vm: int) -> None:
-        """It went over to another host alive."""
+        """Note that the VM went over to another host alive."""
         self.moves[vm] += 1
         self.moved_s[vm] = self._world.timeline.now_s
 
@@ -261,7 +261,7 @@ class Vms:
         return vm == ENGINE if spec is None else spec.want is Want.UP
 
     def look(self) -> None:
-        """Once a second: how each of them is."""
+        """Note how each VM is; called once a second."""
         now_s = self._world.timeline.now_s
         for vm in self.records:
             if self._world.owner(vm) is None:

@@ -692,7 +692,7 @@ class World:
         return broker is not None and other.host_id in broker.same_storage.judgement.others
 
     def _look(self) -> None:
-        """Once a second: how the VM is, for the outage times and for the laws on what is said."""
+        """Note how the VM is, once a second: for outage times, and for the laws on what is said."""
         well = any(host.vm_healthy for host in self.hosts.values())
         if well != self._well:
             now_s = self.timeline.now_s
@@ -1135,7 +1135,8 @@ class World:
     # --- maintenance ------------------------------------------------------------------------
 
     def set_global_maintenance(self, on: bool, lasts_s: int | None = None) -> None:
-        """As an operator does through a broker with a right clock; written at once."""
+        """Set or end the mode as an operator does through a broker with a right clock; written at
+        once."""
         self._serial += 1
         lines = {"serial": str(self._next_serial())}
         if on:
@@ -1154,7 +1155,7 @@ class World:
         return Signatures(key).sign(CLUSTER_SLOT, 0, data)
 
     def set_global_at(self, host: Host, on: bool) -> None:
-        """As an operator does on a host; nothing where no broker answers there."""
+        """Set or end the mode as an operator does on a host; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
             self._no_broker(host)
@@ -1235,7 +1236,7 @@ class World:
         self.busy_faults += not lies_still
 
     def fault_ended(self, extra_bound_s: float = 0.0, lies_still: bool = False) -> None:
-        """It is mended; `extra_bound_s`: more than the usual bound until all is well again."""
+        """Note that a fault is mended; `extra_bound_s`: added to the usual bound of recovery."""
         self.open_faults -= 1
         self.busy_faults -= not lies_still
         self._changed_s = self.timeline.now_s
@@ -1443,7 +1444,7 @@ def _machine_waits_s(state: VmState, rules: Rules, now_s: float) -> float:
 
 
 def _age(agent: Agent, by_s: float) -> None:
-    """Its clock stood still in a leap: what it remembers is that much longer ago."""
+    """Make what the agent remembers older by this much: its clock stood still in a leap."""
     aged = {
         number: replace(
             state,

@@ -40,7 +40,7 @@ def config(**tables: Any) -> Config:
 
 
 def compared(here: Config, there: Config) -> list[str]:
-    """As it goes through a slot of the whiteboard."""
+    """The differences, after a way through a slot of the whiteboard."""
     engine = EngineStatus(VmStatus.DOWN, Health.BAD)
     slot = encode_slot(SlotReport(2, 1, 0, engine, "host2", extra=published(there)))
     report = decode_slot(2, slot)

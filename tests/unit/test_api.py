@@ -96,7 +96,7 @@ def test_two_hosts_see_each_other(tmp_path: Path) -> None:
 
 
 def test_what_a_silent_agent_was_about_to_do_is_expected_of_nobody(tmp_path: Path) -> None:
-    """Its state stays shown, but the others must not wait for it to start the VM."""
+    """The silent agent's state stays shown, but no host must wait for it to start the VM."""
 
     async def run() -> None:
         volume = MemoryVolume()

@@ -179,7 +179,7 @@ def found(
 
 
 def test_a_standby_that_could_not_take_the_vm_counts_for_nothing() -> None:
-    """Neither its fence paths nor its starts; without another one there is no bound."""
+    """Fence paths and starts of such a standby do not count; without another there is no bound."""
     both = found(host(2), host(3))
     assert both is not None and (both.lease_s, both.by) == (3.0, "its fence device")
     without = found(host(2, score=0), host(3))

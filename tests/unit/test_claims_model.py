@@ -116,7 +116,7 @@ class Story:
             return
         found = self.verdict(number, it)
         if found is Verdict.WAIT:
-            # It reads again; at any time its patience may be over.
+            # The claimant reads again; at any time its patience may be over.
             unread = {"target": None, "claims": (None,) * len(now.claimants)}
             yield now.with_claimant(number, **unread)
             yield now.with_claimant(number, waited=WAIT_BEATS, **unread)

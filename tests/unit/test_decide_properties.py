@@ -346,7 +346,7 @@ observations = st.builds(
 def test_any_state_survives_any_observation(
     name: StateName, for_s: float, observation: Observation, acting: bool
 ) -> None:
-    """Also where a state was left with an action under way, or was never to be entered so."""
+    """The state may have been left with an action under way, or be one that is never entered so."""
     state = state_of(name=name, since_s=1000.0 - for_s, acting=acting)
     decision = decide(state, observation, 1000.0)
     assert decision.reasons

@@ -345,7 +345,7 @@ def test_every_decision_record_has_a_number_of_its_own() -> None:
 
 
 def test_each_line_of_the_security_page_names_tests_that_exist() -> None:
-    """Otherwise the page promises what nobody holds."""
+    """A line without a test would be a promise that nothing holds."""
     lines = [
         [cell.strip() for cell in line.strip("|").split(" | ")]
         for line in (DOCS / "security.md").read_text().splitlines()

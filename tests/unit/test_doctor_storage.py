@@ -159,7 +159,7 @@ def test_nothing_is_opened_on_the_storage_while_a_host_has_just_fallen_silent(
 def test_what_is_looked_at_then_touches_no_storage(
     hanging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a check that does not need it, nor one of the configuration, nor one of a network."""
+    """No check of the configuration or of a network touches it, and none that does not need it."""
     secrets = hanging.parent / "secrets.toml"
     secrets.write_text(f'cluster-key = "{"ab" * 32}"\n')
     secrets.chmod(0o600)

@@ -142,7 +142,7 @@ def test_a_host_that_may_be_able_in_a_moment_is_waited_for() -> None:
         {"live": [peer(2, 0)]},
         {"uncertain": [peer(2)]},
         {"live": [peer(2, memory_short=True)]},
-        # It has booted and joins: its slot is of its life before, its broker answers.
+        # The host has booted and joins: its slot is of its life before, its broker answers.
         {"silent": [peer(2, stopped=True, maintenance=True, heartbeat_s=NOW_S - 5)]},
     ):
         waits = in_state(S.ENGINE_UP, here, **seen)  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def test_a_booting_vm_waits_for_a_target_like_any_other() -> None:
 
 
 def test_the_other_host_that_shuts_down_is_no_target() -> None:
-    """Nor does this one wait for it: all hosts may be going down."""
+    """This host does not wait for the other one: all hosts may be going down."""
     both = in_state(S.ENGINE_UP, going(), live=[peer(2, 0, maintenance=True)])
     assert both.state.engine.name is S.ENGINE_STOP
 

@@ -407,7 +407,7 @@ def test_what_is_said_of_a_vm_that_stays_is_shown() -> None:
 
 
 def restarting(*peers: PeerReport, failed: dict[int, MoveProblem], **observed: Any) -> Decision:
-    """As `drained`, where the administrator said --restart."""
+    """A decision as of `drained`, where the administrator said --restart."""
     return in_state(
         S.ENGINE_UP,
         local(UP, maintenance=True, may_restart=True),

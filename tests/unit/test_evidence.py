@@ -92,7 +92,7 @@ def test_the_times_count_from_exactly_fence_after_on() -> None:
 
 
 def test_sanlock_is_given_the_time_of_a_renewal_and_never_less_than_fence_after() -> None:
-    """It renews every 2 * io_timeout: 20 s by default."""
+    """sanlock renews every 2 * io_timeout: 20 s by default."""
     assert renewal_patience_s(RULES) == 25
     assert renewal_patience_s(replace(RULES, io_timeout_s=2.0)) == TIMING.fence_after
     assert renewal_patience_s(replace(RULES, io_timeout_s=4.0)) == TIMING.fence_after

@@ -364,7 +364,7 @@ def test_the_lease_is_asked_anew_without_forgetting_what_has_begun() -> None:
 
 
 def test_a_better_host_goes_first_and_the_one_that_asks_is_none() -> None:
-    """It is not waited for, however well it scores and whatever it is busy with."""
+    """No host waits for the asking one, however well it scores and whatever it does."""
     assert orders(heard(owner(score=3400)))
     behind = heard(others=(peer(3, last_ran=9),), remembered={"missing_since_s": NOW_S - 1.0})
     assert not orders(behind) and Code.TAKEOVER_TURN in codes(behind)

@@ -213,7 +213,7 @@ def test_a_start_may_take_as_long_as_its_record_says() -> None:
 
 
 def test_one_that_others_reach_is_left_alone() -> None:
-    """Neither is it stopped for its own host's check, nor its host switched off."""
+    """A VM that others reach is not stopped for its host's check; its host is not switched off."""
     hosts = stuck(on={ENGINE: 1, DB: 2})
     ran = hosts.hosts[2].state.vms[DB].last_ran
     for _ in range(int(TIMING.bad_health) + 20):

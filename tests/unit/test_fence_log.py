@@ -319,7 +319,7 @@ def test_one_that_came_to_nothing_is_not_under_way_and_gives_its_place_away() ->
 
 
 def test_an_earlier_version_reads_what_takes_the_place_of_a_freeing() -> None:
-    """It does not know that word, and reads on where it stopped: at that very slot."""
+    """The earlier version does not know that word, and reads on where it stopped: at that slot."""
 
     class EarlierRecord(msgspec.Struct, frozen=True):
         number: int

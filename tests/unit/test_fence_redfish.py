@@ -102,7 +102,7 @@ def switched_off(bmc: RedfishBmc, **more: Any) -> tuple[bool, str]:
 def test_redirections_within_the_service_are_followed_for_each_method(
     bmc: RedfishBmc, slash: tuple[int, int]
 ) -> None:
-    """Its fencing was "proven" each day, and obeyed nothing."""
+    """A service whose redirections are not followed would rehearse well and obey no order."""
     bmc.slash = slash
     assert switched_off(bmc) == (True, "")
     assert bmc.orders == ["ForceOff"]
@@ -164,7 +164,7 @@ def test_an_order_that_was_overtaken_is_not_sent(bmc: RedfishBmc) -> None:
 
 
 def test_an_order_that_a_busy_service_put_off_is_not_sent_again(bmc: RedfishBmc) -> None:
-    """It waits as long as it was told to, and the host lives meanwhile."""
+    """A repeated order would come after the wait that the service asks for, to a living host."""
     bmc.busy_orders = 1
     assert overtaken(bmc, 2)[0]
     assert bmc.orders == [] and sum("Actions" in asked for asked in bmc.requests) == 1
@@ -313,7 +313,7 @@ def test_nobody_there() -> None:
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
-    """Its port and CA file: two systems behind one service, basic authentication, HTTPS."""
+    """The emulator's port and CA file: two systems, one service, basic authentication, HTTPS."""
     place = tmp_path_factory.mktemp("sushy")
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -377,7 +377,7 @@ def test_the_emulator_is_read_and_switched_off(emulator: tuple[int, str]) -> Non
         assert answer.power is Power.ON and answer.identity_proven
         ended = await levels.power_off(2, str(MACHINE), attempt=0, still=always)
         assert ended.ok, ended.detail
-        # Its power follows an order after 1 to 11 s.
+        # The emulated power follows an order after 1 to 11 s.
         for _ in range(60):
             if (await levels.read_power(2, str(MACHINE))).power is Power.OFF:
                 return

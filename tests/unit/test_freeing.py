@@ -124,7 +124,7 @@ def test_one_that_came_to_nothing_is_said_to_be_over() -> None:
 
 
 def test_nothing_is_freed_that_is_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And since the record may be there all the same, it is closed where it is."""
+    """The record may be there although its write failed, so it is closed where it is."""
     monkeypatch.setattr(actions, "RECORD_END_PAUSE_S", 0.001)
 
     async def run() -> None:
@@ -183,7 +183,7 @@ def test_it_is_not_written_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_next_freeing_stops_the_telling_of_the_last_one() -> None:
-    """Its late end would close the new one."""
+    """The late end of the last freeing would close the record of the new one."""
 
     async def run() -> None:
         world = World(log_problems=["", "no answer"])

@@ -125,7 +125,7 @@ async def a_stream(port: int, broker: Broker) -> None:
 
 
 async def another_life(front: FrontProcess, port: int) -> None:
-    """It may be killed: the broker lives on, and starts another on the same sockets."""
+    """Kill the process, and wait for another one on the same sockets: the broker lives on."""
     process = front._process
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
@@ -139,7 +139,7 @@ async def another_life(front: FrontProcess, port: int) -> None:
 def test_a_process_that_does_not_end_is_killed_though_its_owner_was_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As the broker ends: it went on, and held the sockets."""
+    """The broker ends so; a process that went on would hold the sockets."""
     monkeypatch.setattr(front, "END_S", 0.05)
 
     async def run() -> int | None:

@@ -45,7 +45,7 @@ scrape_configs:
 
 
 async def beating(broker: Broker) -> None:
-    """As a broker beats, with an agent whose VM is up on host 1."""
+    """A broker that beats, with an agent whose VM is up on host 1."""
     loop = asyncio.get_running_loop()
     while True:
         now_s = loop.time()
@@ -121,7 +121,7 @@ def without_data(answers: dict[tuple[str, str], list[Any]]) -> set[str]:
 
 
 def asked(query: str) -> str:
-    """As Grafana fills it in."""
+    """The query as Grafana fills it in."""
     return query.replace("$job", JOB).replace("$__rate_interval", "1m")
 
 

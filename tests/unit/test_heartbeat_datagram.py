@@ -62,7 +62,7 @@ def test_a_question_and_its_answer_arrive_as_they_were_sent() -> None:
 
 
 def test_the_answer_is_no_longer_than_the_question_and_fits_one_packet() -> None:
-    """Else anybody could have a broker send more to a third host than he sends himself."""
+    """A longer answer would let anybody have a broker send a third host more than he sends."""
     widest = msgspec.structs.replace(
         LIFE, boot_id="b" * 64, timestamp=2**53, written=2**53, generation=2**53, renewed=2**53
     )

@@ -192,7 +192,7 @@ def _has_ipv6() -> bool:
 
 
 def test_nothing_but_a_new_question_is_answered(tmp_path: Path) -> None:
-    """Neither garbage, nor what is too long, nor a replay: the next answer is the first one."""
+    """Garbage, a datagram that is too long and a replay get no answer."""
 
     async def test(broker: Broker, port: int) -> None:
         async with client(port) as (out, back):
@@ -413,7 +413,7 @@ def test_each_question_has_a_socket_of_its_own_which_is_closed_with_it() -> None
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
             await asyncio.sleep(0)
-            # Its port is free again: it can be bound.
+            # The port is free again: it can be bound.
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as late:
                 late.bind(("127.0.0.1", seen[-1][1]))
         host.abort()

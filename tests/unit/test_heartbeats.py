@@ -303,7 +303,7 @@ BOTH = Ways(("two:2",), ("two:1",))
 
 
 def test_a_peer_that_publishes_no_port_is_asked_at_its_listener(asker: Asker) -> None:
-    """As hosts of earlier versions are, during an upgrade."""
+    """Hosts of earlier versions publish none, during an upgrade."""
     asker.addresses = {2: Ways((), ("two:1",))}
     asker.run(30.0)
     assert [address for _, address in asker.network.asked] == ["two:1"] * 3

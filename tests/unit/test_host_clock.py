@@ -43,7 +43,7 @@ def test_a_loop_goes_on_while_the_host_is_asleep() -> None:
 
 
 def test_an_own_renewal_is_as_old_as_sanlock_counts_it(tmp_path: Path) -> None:
-    """Its time is CLOCK_MONOTONIC; without the conversion it would be older by the sleep."""
+    """The renewal's time is of CLOCK_MONOTONIC; unconverted it would be older by the sleep."""
     code = (
         "import asyncio, sys, time\n"
         "from pathlib import Path\n"

@@ -136,7 +136,7 @@ def test_config_check_names_it_as_a_warning(
         f'[host]\nid = 1\n[storage]\nwhiteboard = "{tmp_path}/whiteboard"\n'
         f'leases = "{tmp_path}/leases"\n[vm]\nname = "win"\ndefinition = "{definition}"\n'
     )
-    # They lie on no file system that a path of the definition could lie on too.
+    # Devices lie on no file system that a path of the definition could lie on too.
     (tmp_path / "whiteboard").symlink_to("/dev/null")
     (tmp_path / "leases").symlink_to("/dev/zero")
     found = [each for each in config_check.checks(str(config)) if each.name == "one-host"]

@@ -154,7 +154,7 @@ def test_the_host_is_empty_when_the_others_know_and_the_id_is_given_back(tmp_pat
 
 
 def test_a_vm_that_is_on_its_way_here_is_waited_for(tmp_path: Path) -> None:
-    """Its lease needs the host id: that one stays too."""
+    """The VM's lease needs the host id, so the host id stays too."""
 
     async def run() -> None:
         volume = MemoryVolume()

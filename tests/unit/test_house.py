@@ -149,7 +149,7 @@ def test_what_is_too_large_is_found(text: str, found: dict[str, int]) -> None:
 
 
 def test_a_planted_arrow_that_climbs_is_found(tmp_path: Path) -> None:
-    """Also one inside a function; not one for types alone."""
+    """An arrow inside a function counts; one for types alone does not."""
     for folder in ("broker/daemon", "broker/monitors", "broker/peers"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "__init__.py").touch()

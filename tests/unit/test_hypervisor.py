@@ -57,7 +57,7 @@ class Domain:
         self.aborted.set()
 
     def lookupByName(self, name: str) -> Domain:  # noqa: N802
-        """It is its own connection too."""
+        """The domain stands in for its connection too."""
         return self
 
     def XMLDesc(self, flags: int) -> str:  # noqa: N802
@@ -249,7 +249,7 @@ def test_a_race_is_lost_to_an_owner_that_is_not_gone(
 def test_a_lease_that_is_refused_though_its_owner_is_gone_is_a_failed_start(
     lease: LeaseAnswer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it would be tried each second for ever, uncounted."""
+    """A start that were no failed one would be tried each second for ever, uncounted."""
     ended = started(OWNED, lease, monkeypatch)
     assert ended == VmStartEnded(StartResult.FAILED, f"libvirt: {OWNED[2]}")
 

@@ -172,7 +172,7 @@ def test_no_carrier_is_this_hosts_own_word_too() -> None:
 
 
 def test_without_carrier_a_check_that_fails_here_says_nothing() -> None:
-    """It may go by way of the network that is cut."""
+    """The check may go by way of the network that is cut."""
     here = cut_off(SICK, uplink_up=False)
     for name in (S.ENGINE_UP, S.ENGINE_UP_BAD_HEALTH, S.ENGINE_STARTING):
         assert judged(here, name=name, path=way(False)).state.engine.name is S.ENGINE_STOP
@@ -276,7 +276,7 @@ def test_the_loss_of_the_carrier_is_remembered_while_it_lasts() -> None:
 
 
 def test_it_is_decided_the_moment_the_time_is_over() -> None:
-    """Not with the beat after it."""
+    """The decision does not wait for another beat."""
     early = outsider(2, bad_s=AFTER - 0.25, good_s=AFTER)
     assert judged(None, early).wake_s == NOW_S + 0.25
     assert judged(cut_off(way_out=True), early).wake_s is None
@@ -435,7 +435,7 @@ def test_it_starts_the_vm_where_nobody_is_better_off(other: PeerReport) -> None:
 
 
 def test_a_host_whose_bridge_is_down_leaves_the_start_to_one_whose_bridge_is_not() -> None:
-    """Its points are the reference's all the same: the fact decides."""
+    """The bridge costs the reference's points, which alone would not decide: the fact decides."""
     decision = started(local(DOWN, uplink_up=False, bridge_up=False), peer(2, 2000, uplink_up=True))
     assert decision.state.engine.name is S.ENGINE_DOWN and codes(decision) == [Code.CUT_OFF]
     assert decision.score.value == 2800

@@ -229,7 +229,7 @@ def test_a_disk_that_was_full_for_a_while_costs_what_was_not_written_alone(tmp_p
 
 
 def test_quiet_beats_are_written_once_a_minute(tmp_path: Path) -> None:
-    """And each of them can be checked by itself, whatever lies between."""
+    """Each written beat can be checked by itself, whatever lies between."""
     journal, state = Journal(tmp_path), AgentState(RULES)
     for number in range(600):
         now_s = NOW_S + number

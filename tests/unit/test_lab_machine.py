@@ -25,7 +25,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_cannot_be_installed_is_the_machine_s_lack(setup: Path) -> None:
-    """So that a test skips, and `up` says that nothing was started."""
+    """A test then skips, and `up` says that nothing was started."""
     with pytest.raises(MachineError, match="ceph: its packages could not be installed"):
         machine.install(kinds.CEPH)
     assert setup.read_text() == "--also no-such-package\n"

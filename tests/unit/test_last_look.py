@@ -85,7 +85,7 @@ def why(*given: Any, **changed: Any) -> str:
 
 @pytest.mark.parametrize("step", [SHOOTS, FREES])
 def test_what_still_holds_goes_on(step: Takeover) -> None:
-    """Neither reading is fresh any more: the device, and the write, look at that themselves."""
+    """Both readings may be old: the device and the write look at their age themselves."""
     assert why(step) == ""
     assert why(step, lease=lease_of(TARGET)) == ""
     assert why(step, lease=lease_of(TARGET, known=False)) == "", "not answered is not gone"

@@ -36,7 +36,8 @@ from tests.fakes.waiting import until
 
 
 class SlowSanlock:
-    """Its acquire returns when `given` is set. `connection`: the other end of the last one."""
+    """A sanlock whose acquire returns when `given` is set. `connection`: the other end of the
+    last one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.given = threading.Event()

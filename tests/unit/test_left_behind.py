@@ -38,7 +38,7 @@ def autostart(engine: EngineStatus = DOWN) -> LocalHost:
 
 
 def ends(decision: Decision) -> bool:
-    """And does nothing else to the VM."""
+    """Whether the decision ends the process, and does nothing else to the VM."""
     return kinds(decision) - {AskLease} == {PowerOffVm}
 
 
@@ -48,7 +48,7 @@ def ends(decision: Decision) -> bool:
 @pytest.mark.parametrize("name", EMPTY)
 @pytest.mark.parametrize("held", [True, False, None])
 def test_the_process_of_a_crashed_guest_is_ended(name: StateName, held: bool | None) -> None:
-    """Also where it keeps the lease, which would block every other host too."""
+    """The process may hold the lease, which blocks every other host."""
     decision = in_state(name, crashed(lease_held=held), live=[peer(2)])
     assert ends(decision)
     assert decision.state.engine.name is name and decision.state.engine.acting

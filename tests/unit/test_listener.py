@@ -215,7 +215,7 @@ POST = b"POST /api/v1/orders HTTP/1.1\r\nHost: ha\r\nConnection: close\r\n"
 def test_a_body_that_is_none_costs_a_line_of_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, sent: bytes, answered: bool
 ) -> None:
-    """It cannot be decoded, or its sender leaves in the middle of it."""
+    """The body cannot be decoded, or its sender leaves in the middle of it."""
 
     async def test(door: Listener, port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -250,7 +250,7 @@ def test_a_connection_that_gives_way_before_it_was_looked_at_leaves_no_error(
                 sock = socket.create_connection(("127.0.0.1", port))
                 sock.send(sent)
                 socks.append(sock)
-            # Their ends are of the same turn of the loop as what they have sent.
+            # The connections end in the same turn of the loop as their data comes.
             for _ in range(50):
                 await asyncio.sleep(0)
             for sock in socks:

@@ -83,7 +83,7 @@ def test_it_is_asked_seldom_while_its_slot_changes_and_each_beat_while_not(stage
 
 
 def test_who_is_not_its_heir_asks_only_while_its_slot_stands_still() -> None:
-    """And then says whether it answers; that it hangs is not for it to know."""
+    """That host says whether the machine answers; only the heir judges that it hangs."""
     stage = Stage()
     stage.watched = set()
     stage.run(65.0)

@@ -49,7 +49,7 @@ class Cluster:
         return self
 
     def disk(self, host: int, timestamp: int) -> Cluster:
-        """Its delta lease is read now."""
+        """Note that the host's delta lease is read now."""
         old = self.lockspace.renewals.table.get(host)
         if old is None or old.timestamp != timestamp:
             self.lockspace.renewals.table[host] = Renewal(1, timestamp, self.now_s)
@@ -247,7 +247,7 @@ def claiming(owner: int | None = None, is_known: bool = True) -> Cluster:
 
 
 def says(cluster: Cluster, vm: VmStatus) -> Cluster:
-    """Its answer over the network, and slots written after it."""
+    """The host answers over the network, and slots are written after that."""
     cluster.answers(2).heartbeats.pulses[2].vm = vm
     for _ in range(3):
         cluster.beat(2)

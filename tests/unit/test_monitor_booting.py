@@ -120,7 +120,7 @@ def test_a_page_that_answers_late_is_waited_for(timeline: Timeline) -> None:
 
 
 def test_more_questions_are_not_more_failures(timeline: Timeline) -> None:
-    """As many seconds pass as before until the health is bad."""
+    """The seconds until the health is bad are as many as with fewer questions."""
     guest = Guest(FAR_S)
     bad_s: list[float] = []
     guest.refuses = True

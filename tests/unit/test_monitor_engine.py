@@ -360,7 +360,7 @@ def test_sanlock_is_named_where_it_ended_the_vm(
             monitor.renewed_s = lambda: renewed_s
         await monitor.sample()
         monitor.now = ended
-        # Once the last process is gone sanlock has no such id, so there is no renewal any more.
+        # When the last process is gone, sanlock has no such id, so there is no renewal any more.
         monitor.renewed_s = lambda: None
         for _ in range(2):
             found = await monitor.sample()

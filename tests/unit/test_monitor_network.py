@@ -218,7 +218,7 @@ def test_what_does_not_answer_a_ping_says_so(net: Path) -> None:
 
 
 def test_who_may_not_ping_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is not worse than another for it."""
+    """A host that may not ping does not score worse for that."""
 
     async def refuse(*given: object, **more: object) -> None:
         raise icmplib.SocketPermissionError(False)
@@ -247,7 +247,7 @@ def test_a_name_that_cannot_be_resolved_is_bad_with_its_reason(
 
 
 def test_a_lookup_that_hangs_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is asked no second time while it hangs."""
+    """The hanging lookup is not asked a second time."""
     let_go, lookups = threading.Event(), []
 
     def hang(name: str) -> list[str]:

@@ -431,7 +431,7 @@ def test_a_command_that_takes_too_long_is_killed() -> None:
 def test_what_is_killed_is_killed_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cancelled_while_it_starts: bool
 ) -> None:
-    """Also before the loop has had a turn since the start: it hung until the child ended."""
+    """The command is killed also before the loop has had a turn since its start."""
     pid, start = tmp_path / "pid", subprocess.Popen
     path = script(
         tmp_path,
@@ -459,7 +459,7 @@ def test_what_is_killed_is_killed_with_its_children(
         assert done, "it waits for the child"
 
     asyncio.run(run())
-    # It is gone as soon as the kernel gets round to it; a zombie is dead all the same.
+    # The kernel ends the child a moment later; a zombie is dead all the same.
     end_s = time.monotonic() + PATIENCE_S
     while is_alive(int(pid.read_text())):
         assert time.monotonic() < end_s

@@ -381,6 +381,6 @@ def test_small_vms_go_back_to_where_they_ran() -> None:
 
 @pytest.mark.parametrize("elsewhere_gib", [1, 16], ids=["no room elsewhere", "room elsewhere"])
 def test_a_vm_whose_own_process_has_taken_its_memory_is_not_short(elsewhere_gib: float) -> None:
-    """It is claimed, its host has started it, and does not show it as up yet."""
+    """The VM is claimed, its host has started it, and does not show it as up yet."""
     found = plan([vm(1, 4)], [host(1, 1), host(2, elsewhere_gib)], claims={1: 1})
     assert found.short == {} and found.order[1][0] == 1

@@ -154,7 +154,7 @@ def test_what_is_under_way_is_waited_for(under_way: dict[str, Any]) -> None:
 
 
 def test_what_was_ordered_counts_on_when_its_turn_comes_again() -> None:
-    """Else the pauses between orders to a device that refuses them would never grow."""
+    """A new count would keep the pauses between orders to a device that refuses them short."""
     refused = replace(FRUITLESS, tries=3, attempts=3, next_order_s=NOW_S + 9, problem="503")
     first = among(2, 3, takeover=refused)
     assert first.takeover is not None and first.takeover.host_id == 3
@@ -182,8 +182,8 @@ def test_a_takeover_that_nobody_waits_for_is_not_kept() -> None:
 
 
 def test_a_host_without_a_device_takes_no_turn_of_one_that_has_a_device() -> None:
-    """It can never be proven dead: its turn would end what was remembered of the other one, and
-    where it is waited for first, the other one would have none."""
+    """A host without a device can never be proven dead: its turn would end what was remembered of
+    the other one, and where it is waited for first, the other one would have no turn."""
 
     def state(takeover: Takeover | None, *waits: int) -> HostState:
         observation = observe(local(), peers=SILENT, fence_devices=frozenset({2}))

@@ -91,7 +91,7 @@ def test_memory_that_no_host_has_is_said_or_refused(tmp_path: Path) -> None:
 
 
 def test_a_vm_without_a_place_in_the_plan_is_said_or_refused(tmp_path: Path) -> None:
-    """Once the registry is known the hosts' own plan says it, not free memory alone."""
+    """When the registry is known, the hosts' own plan says so, not free memory alone."""
     sso = record(3, "sso", 4096)
 
     async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:

@@ -313,7 +313,7 @@ def test_a_sanlock_that_was_started_anew_is_not_asked_on_the_same_boot(
 def test_the_sanlock_that_had_the_id_is_asked_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: str, asked: int
 ) -> None:
-    """It joins, loses the storage, gives the id up; the broker was started anew meanwhile."""
+    """sanlock joins, loses the storage and gives the id up; the broker was restarted meanwhile."""
     leases, fake = volume(tmp_path / "leases", OURS, 900), Joins(monkeypatch)
     monkeypatch.setattr("broker.lockspace.sanlock.sanlock_process", lambda: FIRST)
     assert look(leases, JoinedMark(tmp_path, "boot")).joined

@@ -119,7 +119,7 @@ def test_a_broker_that_is_started_meanwhile_does_not_join(tmp_path: Path) -> Non
 def test_out_on_request_it_goes_on_with_the_slot_that_is_its_own(
     tmp_path: Path, change: str, written: bool
 ) -> None:
-    """Not with another host's, and not before it joined where nobody asked it to stay out."""
+    """Another host's slot is not continued, nor one before a join that nobody put off."""
 
     def slot(volume: MemoryVolume) -> int:
         found = decode_slot(1, bytes(volume.data[SLOT_BYTES : 2 * SLOT_BYTES]))

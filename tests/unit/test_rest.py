@@ -21,7 +21,7 @@ def test_nothing_is_done_at_rest(seed: int) -> None:
 
 
 def test_nothing_is_done_once_the_hosts_are_even() -> None:
-    """Its VMs move, and one for which that made room starts; then there is rest."""
+    """VMs move, a VM for which that made room starts, and then nothing more happens."""
     its = cluster(48)
     before = dict(its.at)
     assert list(acts(its, 48, 0.5, balance=True)) == []
@@ -30,7 +30,7 @@ def test_nothing_is_done_once_the_hosts_are_even() -> None:
 
 
 def test_a_vm_that_a_rule_forbids_to_be_where_it_is_goes() -> None:
-    """Or the cluster would be at rest whatever is asked of it."""
+    """A cluster that ignored the rule would be at rest whatever is asked of it."""
     its = cluster(0)
     vm = next(spec for spec in its.specs if spec.number != 1 and spec.number in its.at)
     elsewhere = tuple(n for n in range(1, its.hosts + 1) if n != its.at[vm.number])

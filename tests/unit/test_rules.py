@@ -279,7 +279,7 @@ CASES: list[tuple[str, dict[str, str], str, list[dict[str, str]] | None]] = [
 
 
 def rules() -> dict[str, Any]:
-    """As promtool understands them; YAML is not in the standard library."""
+    """The rules as promtool reads them; YAML is not in the standard library."""
     found: dict[str, Any] = {}
     for part in re.split(r"^      - ", RULES.read_text(), flags=re.MULTILINE)[1:]:
         name = re.match(r"(?:alert|record): (\S+)", part)

@@ -21,7 +21,7 @@ def vm(number: int, memory_mb: int = 1024, **rules: object) -> VmSpec:
 
 
 def test_a_vm_does_not_go_home_without_those_with_which_it_must_be() -> None:
-    """It would have to come back, and so on for ever."""
+    """A VM that went home alone would have to come back, and so on for ever."""
     hosts = Hosts((vm(2), vm(3, together=(2,), prefer=(2,), failback=True)), {1: 8192, 2: 8192})
     for number in (1, 2, 3):
         hosts.put(number, 1)
@@ -56,7 +56,7 @@ class SlowStarts(Hosts):
 
 
 def test_a_vm_whose_start_is_under_way_is_waited_for() -> None:
-    """Its memory is taken before it is shown: that is no lack of a place."""
+    """The VM's memory is taken before the VM is shown: that is no lack of a place."""
     hosts = SlowStarts((vm(2, 6144), vm(3, 512, after=(2,))), {1: 8192, 2: 2048})
     hosts.put(1, 2)
     hosts.run(60)

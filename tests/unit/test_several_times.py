@@ -71,8 +71,8 @@ def test_a_guest_that_does_not_shut_down_is_ended_after_its_own_time(
 def test_a_migration_may_take_the_time_that_the_vm_has_for_it(
     own_s: float | None, within_s: int, key: str
 ) -> None:
-    """Its order says it, and all hosts wait so long for its outcome. One that an agent finds, which
-    was started anew, is cancelled then."""
+    """The order has that time, and all hosts wait so long for the outcome. A migration that a
+    restarted agent finds is cancelled when the time is over."""
     times = {} if own_s is None else {"migration_timeout_s": own_s}
     hosts = cluster(times, 2)
     host = hosts.hosts[1]

@@ -219,7 +219,7 @@ def test_who_cannot_be_asked_has_said_nothing(tmp_path: Path, joining: Config) -
 
 
 def test_a_member_of_an_earlier_version_is_named(tmp_path: Path, joining: Config) -> None:
-    """It has no such page."""
+    """The earlier version has no such page."""
 
     async def test(port: int) -> None:
         publish(joining, 1, f"127.0.0.1:{port}")

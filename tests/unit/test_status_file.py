@@ -43,7 +43,7 @@ def watched(folder: Path, test: Callable[[Callable[[], Awaitable[None]]], Awaita
 
 
 def rewritten(folder: Path, name: str) -> None:
-    """As libvirt does: another file, which takes the name."""
+    """Rewrite a file as libvirt does: another file takes its name."""
     (folder / f"{name}.new").write_text("<domstatus/>")
     (folder / f"{name}.new").rename(folder / name)
 

@@ -568,7 +568,7 @@ def test_a_host_that_cannot_start_the_vm_says_so_in_the_status_and_in_why() -> N
 def test_a_host_that_shuts_down_is_shown_so(
     engine: EngineStatus, changes: dict[str, object], line: str, column: str
 ) -> None:
-    """And not as a local maintenance that somebody set."""
+    """The shutdown is not shown as a local maintenance that somebody set."""
     mode = ModeStatus("systemd", "this host is shutting down", None, None)
     going = host(3, engine, maintenance=True, mode=mode, **changes)
     shown = lines(status(*WELL, going))

@@ -63,7 +63,7 @@ def cut(storage: Storage, problem: str = "", name: str = "host1") -> None:
 
 
 def test_it_is_proven_after_it_was_found_and_before_it_is_cut() -> None:
-    """Else the client of a host that was switched on meanwhile could be among the found."""
+    """A client of a host that was switched on meanwhile could be among the found otherwise."""
     storage = Storage([])
     cut(storage)
     assert storage.calls == ["find", "prove", "cut 11"]
@@ -249,7 +249,7 @@ def test_a_lease_that_somebody_has_meanwhile_is_no_leave_to_clear(programs: Path
 
 
 def test_gluster_s_locks_are_not_cut_for_the_fence_lease() -> None:
-    """They keep nobody from the lease volume, and the dead host's id is not free yet."""
+    """The locks keep nobody from the lease volume, and the dead host's id is not free yet."""
     gluster = StorageFence("gluster", GlusterLocks("gv0", ["/a"], [], None), 1.0)
     assert gluster.is_configured and not gluster.keeps_leases
     assert StorageFence("ceph", CephClients("cephfs", ()), 1.0).keeps_leases
@@ -257,7 +257,7 @@ def test_gluster_s_locks_are_not_cut_for_the_fence_lease() -> None:
 
 
 def test_a_command_that_is_left_goes_on(tmp_path: Path) -> None:
-    """Its end would not be the end of what it has begun."""
+    """The end of the command would not end what it has begun."""
     done = tmp_path / "done"
     with pytest.raises(StorageFenceError, match="did not end in time, and goes on"):
         run(["sh", "-c", f"sleep 0.3; touch {done}"], time.monotonic(), leave=True)
@@ -281,7 +281,7 @@ def test_what_a_command_says_when_it_fails_is_handed_on(programs: Path) -> None:
 
 
 def test_what_is_no_program_ends_no_takeover(programs: Path, tmp_path: Path) -> None:
-    """Its error would end the freeing without an outcome, and keep the fence lease for ever."""
+    """An error would end the freeing without an outcome, and keep the fence lease for ever."""
     (tmp_path / "text").write_text("no first line\n")
     (tmp_path / "text").chmod(0o700)
     for argv in (["text", "{action}", "{name}"], ["own", "{action}", "{name}"]):

@@ -152,7 +152,7 @@ def test_it_says_since_when_and_that_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_a_vm_that_cannot_be_ended_is_given_up(tmp_path: Path) -> None:
-    """Its process waits in the kernel for the storage: only the loss of power ends it."""
+    """The VM's process waits in the kernel for the storage: only the loss of power ends it."""
 
     async def story() -> None:
         broker = make_broker(tmp_path, MemoryVolume())

@@ -244,8 +244,8 @@ def test_two_offs_before_the_fence_lease_was_given_need_a_third() -> None:
 
 
 def test_a_fence_lease_that_is_held_already_counts_from_the_step_that_finds_it() -> None:
-    """It was taken for what is forgotten by now: a freeing that the storage held up, or another
-    host that is being switched on."""
+    """The lease was taken for an act that is forgotten by now: a freeing that the storage held up,
+    or another host that is being switched on."""
     found, actions, _ = walk(replace(PROVEN, fence_since_s=None))
     assert actions == (AskPower(DEAD),), "what was read before proves nothing"
     third = with_power(found, off(DEAD, NOW_S + 0.125), TIMING)
@@ -305,7 +305,7 @@ def test_an_answer_that_proves_nothing_is_told_and_asked_again(
 
 # --- switching off a host that hangs with its power on --------------------------------------
 
-#: It reads on, and did so while the fence lease was held.
+#: The power reads on, and did so while the fence lease was held.
 HANGS = replace(
     START, power=power(Power.ON, NOW_S - 1), fence_since_s=NOW_S - 2, renewal=(5, 77), not_off=3
 )
@@ -408,7 +408,7 @@ def test_in_the_pause_the_fence_lease_is_another_host_s() -> None:
 
 
 def test_in_the_pause_a_device_is_asked_seldom() -> None:
-    """It may be busy with too many questions."""
+    """The device may be busy with too many questions."""
     after = failed(HANGS, 5)
     soon_s = HANGS.power.over_s + ASK_PAUSE_MAX_S if HANGS.power else 0.0
     assert AskPower(DEAD) not in walk(after, now_s=soon_s - 0.1)[1]

@@ -769,7 +769,7 @@ def test_state_on_the_hosts_own_disk_is_said_when_a_vm_is_added(host: Host) -> N
 
 
 def test_a_registry_on_a_mount_that_is_read_only(host: Host) -> None:
-    """As NFS is remounted after an error: what is known is shown, nothing is half written."""
+    """NFS is remounted so after an error: what is known is shown, nothing is half written."""
     host.add("db")
     host.read_by_the_broker()
     before, lease = host.records(), host.lease(2)
@@ -825,7 +825,7 @@ def test_a_lease_of_something_else_in_a_definition_is_replaced_by_its_own(host: 
 def test_a_header_that_is_lost_is_written_anew_where_the_records_prove_whose_it_is(
     host: Host,
 ) -> None:
-    """As a write that a power cut tore. The VMs are what they were, and can be changed again."""
+    """A write that a power cut tore loses the header. The VMs stay, and can be changed again."""
     host.add("db", "--priority", "90")
     host.read_by_the_broker()
     before = host.records()

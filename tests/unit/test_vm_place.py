@@ -398,7 +398,7 @@ async def broker_of_the_owner_stopped(stage: Stage) -> None:
 
 
 async def package_removed_from_the_owner(stage: Stage) -> None:
-    """Its agent ends in good order, its broker says so and ends."""
+    """Remove the package: the owner's agent ends in good order, its broker says so and ends."""
     stage.brokers[1].take_report(report("AgentStopped", 0, stopped=True), stage.now_s)
     await stage.brokers[1].beat(stage.now_s + 0.5)
     stage.silent = {1}
@@ -580,7 +580,7 @@ def test_every_way_to_ask_tells_the_same(
 
 
 def test_a_host_without_storage_calls_its_peers_neither_silent_nor_dead(tmp_path: Path) -> None:
-    """Its own trouble first, its own score what the others see of it: none."""
+    """The host shows its own trouble first, and as its score the one that the others see: none."""
 
     async def run() -> None:
         stage = Stage(tmp_path)

@@ -198,7 +198,7 @@ def test_a_vm_that_somebody_stopped_is_off_and_no_trouble() -> None:
 
 
 def test_a_vm_that_is_up_and_wanted_down_says_so() -> None:
-    """As in global maintenance, where nothing stops it."""
+    """In global maintenance nothing stops such a VM."""
     specs = tuple(replace(v, want=Want.DOWN) if v.number == WIKI else v for v in vms.SPECS)
     found = entry(WIKI, specs=specs)
     assert (found.state, found.up, found.reason) == (VmWord.UP, True, "it is wanted down")

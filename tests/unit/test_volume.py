@@ -483,7 +483,7 @@ class TestDump:
     ],
 )
 def test_what_a_storage_answers_has_a_next_step(code: int, fault: VolumeFault, step: str) -> None:
-    """As an evicted client, a client that ended, or a server's new export answer."""
+    """The codes are of an evicted client, a client that ended, and a server's new export."""
     error = volume_error("/srv/whiteboard", "reading", OSError(code, "x"))
     assert (error.fault, error.errno) == (fault, code)
     assert step in str(error)

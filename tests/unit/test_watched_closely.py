@@ -72,8 +72,8 @@ def test_the_machine_has_answered_when_its_kernel_refused_a_question(tmp_path: P
 
 
 def test_the_machine_that_runs_the_engine_is_the_one_to_ask(tmp_path: Path) -> None:
-    """Also when it says so no more, while its slot stands still; a host that runs it and writes
-    comes before one that stands still."""
+    """The machine is asked also when its slot stands still and no longer says so; a host that runs
+    the engine and writes comes before such a one."""
 
     async def story(one: Broker, two: Broker) -> None:
         assert one.table.machine._asked is None

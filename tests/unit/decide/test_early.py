@@ -47,7 +47,7 @@ def early(*others: Any, here: Any = None, **given: Any) -> Decision:
 
 
 def test_a_host_that_is_overdue_is_asked_before_it_is_suspected() -> None:
-    """Its power, and who owns the lease; a freeing needs both."""
+    """The host's power and the owner of the lease are asked for; a freeing needs both."""
     decision = early()
     assert decision.watched == (DEAD,)
     assert {*decision.actions} == {AskPower(DEAD), AskLease()}
@@ -183,7 +183,7 @@ def test_an_early_answer_about_the_lease_is_kept_where_that_host_owns_it() -> No
 
 
 def test_the_whole_way_is_shorter_than_from_the_suspicion() -> None:
-    """Also by beats of a whole second, and with answers that come a beat later."""
+    """The takeover is shorter even with beats of a second and answers that come a beat later."""
     took_s = []
     for sign in (None, 0.5):
         fall = Fall()

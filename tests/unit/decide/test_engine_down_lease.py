@@ -123,7 +123,7 @@ def test_a_lease_may_be_used_when_sanlock_says_that_its_owner_is_gone(
 
 
 def test_a_host_that_came_back_anew_does_not_hold_what_it_held_before() -> None:
-    """Its slot beats again, but with a newer generation: its old VM is gone."""
+    """The host's slot beats again, but with a newer generation: its old VM is gone."""
     rebooted = lease_of(2, current_generation=6)
     assert starts(down(live=[peer(2, 10)], remembered={"lease": rebooted}))
 

@@ -71,7 +71,7 @@ def test_the_host_that_ran_the_vm_last_comes_before_a_lower_id() -> None:
 
 
 def test_each_host_follows_a_while_after_the_one_before_it() -> None:
-    """Also in a cold start, where all of them see the same things from the same moment on."""
+    """The turns hold also in a cold start, where all hosts see the same from the same moment on."""
     alone = start_moment(lives_of())
     assert alone is not None
     ahead = {2: {"last_ran": 3}, 3: {"last_ran": 2}}

@@ -64,7 +64,7 @@ def test_a_guest_that_is_paused_cannot_shut_down_and_is_ended() -> None:
 
 
 def test_a_disk_that_fails_here_costs_the_host_a_start() -> None:
-    """Otherwise it would be started here again and again, beside hosts that reach its disk."""
+    """The VM would be started here again and again otherwise, beside hosts that reach its disk."""
     decision = stopping_vm(PAUSED, for_s=1)
     assert (decision.state.engine.retries, decision.state.engine.last_failure_s) == (1, NOW_S)
     here = local(PAUSED, domain=DomainHere(pause=Pause.OTHER))

@@ -66,8 +66,8 @@ def test_the_whole_way_from_a_host_that_hangs_to_the_vm_here() -> None:
 
 
 def silent_machine(fall: Fall, **given: Any) -> None:
-    """Its kernel and the engine there answered until it fell, and nobody since; the engine's host
-    and this one's network are as `given` has them."""
+    """The fallen host's kernel and the engine there answered until its fall, and nobody since; the
+    engine's host and this one's network are as `given` has them."""
     fell_s = fall.life.now_s
     fall.life.here = replace(fall.life.here, way_out=True)
     seen = {"machine_silent_since_s": fell_s + 1, "machine_heard_s": fell_s - 1}
@@ -154,7 +154,7 @@ def test_a_host_without_a_slot_is_not_known_to_hang() -> None:
 
 
 def test_a_host_that_answers_is_waited_for() -> None:
-    """Its storage is in trouble: its own sanlock ends its VM."""
+    """The host's storage is in trouble: its own sanlock ends its VM."""
     fall = hang()
     for _ in range(120):
         fall.life.change_peer(DEAD, heartbeat_s=fall.life.now_s, unanswered_since_s=None)

@@ -58,7 +58,7 @@ def test_the_host_that_runs_the_vm_switches_the_fenced_one_on_again() -> None:
 def test_one_whose_fencer_died_after_its_order_is_switched_on_too(
     log: tuple[FenceRecord, ...],
 ) -> None:
-    """Its death is proven by another host that did not order it, or only time has passed."""
+    """The host's death is proven by another host that ordered nothing, or only time has passed."""
     assert PowerOnHost(DEAD) in up_with(*log).actions
 
 
