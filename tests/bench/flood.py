@@ -91,7 +91,7 @@ def _acts(cluster: Cluster) -> dict[str, int]:
                 found["fencing attempts"] += int(value)
             elif key.startswith("ha_agent_transitions_total"):
                 found["changes of state"] += int(value)
-        # The same process on the same host: otherwise the sum of the numbers is another one.
+        # Another process, or another host, would make another sum of the numbers.
         pids: list[Any] = cluster.status()["hosts"][host]["engine_pids"]
         found["starts, stops and moves"] += sum(pids)
     return found

@@ -68,7 +68,7 @@ SETTLE_S = 3600.0
 MOVES_MAX = 2
 #: What a host's free memory is unsteady by, MiB.
 UNSTEADY_MB = 1024
-#: Of hosts and VMs, MiB.
+#: Memory of each host, and of the engine, MiB.
 TOTAL_MB, ENGINE_MB = 65_536, 4096
 UP = EngineStatus(VmStatus.UP, Health.GOOD, "up")
 DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "")

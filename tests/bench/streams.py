@@ -76,7 +76,7 @@ async def _cpu_ms(hosts: int) -> list[float]:
 
 
 async def _spent_ms() -> float:
-    """Of this process's CPU, a second."""
+    """CPU time that this process spends in a second, ms."""
     cpu_s, began_s = time.process_time(), time.monotonic()
     await asyncio.sleep(RUN_S)
     return 1000 * (time.process_time() - cpu_s) / (time.monotonic() - began_s)

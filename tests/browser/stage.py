@@ -51,7 +51,7 @@ class Stage:
         self._names = names
         self._owner = owner
         self._db, self._well = db, well
-        #: Of the VM; by host, the state that an agent reports which has no VM.
+        #: The VM's health; by host, the state that an agent without the VM reports.
         self.health, self._state = Health.GOOD, dict[int, str]()
         self._vms = {host_id: FakeVms() for host_id in range(1, len(names) + 1)}
         self._ready = threading.Event()

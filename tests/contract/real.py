@@ -89,7 +89,7 @@ class RealStore(Real):
         pwrite, preadv = os.pwrite, os.preadv
 
         def gate() -> None:
-            # Of this one's way to the storage, not of the other host's.
+            # Only this host's way to the storage has the gate, not the other one's.
             if threading.current_thread() is not self._thread():
                 return
             if self._fault == "error":

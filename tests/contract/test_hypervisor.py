@@ -61,7 +61,7 @@ def test_a_domain_is_disarmed_whether_it_runs_or_not(site: Both) -> None:
 
 
 def outcomes(site: Both) -> list[tuple[bool, str]]:
-    """Of each act: whether it went well, and its words."""
+    """Whether each act went well, and its words."""
     started = site.call(site.hypervisor.start)
     stopped = [site.call(act) for act in (site.hypervisor.shut_down, site.hypervisor.power_off)]
     disarmed = site.call(lambda: site.hypervisor.disarm(False))

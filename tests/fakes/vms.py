@@ -44,7 +44,7 @@ def down(state: str = "", **changed: Any) -> PeerVm:
 
 
 def replaced(vm: PeerVm, **changed: Any) -> PeerVm:
-    """The same, but for the changes."""
+    """The VM with these changes."""
     return vm._replace(**changed)
 
 
@@ -71,7 +71,7 @@ def seen(words: Mapping[int, Mapping[int, PeerVm]] = WORDS) -> Mapping[int, VmSe
 
 
 def plan_hosts(words: Mapping[int, Mapping[int, PeerVm]] = WORDS) -> tuple[Host, ...]:
-    """The same hosts as a plan sees them."""
+    """The hosts as a plan sees them."""
     return tuple(
         Host(host_id, 3400, 32 * GIB, FREE_GIB[host_id] * GIB, vms=frozenset(_up(vms)))
         for host_id, vms in words.items()

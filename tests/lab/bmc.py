@@ -37,7 +37,7 @@ FAULTS = {
     "says-off": "reads off N times although the host is on, then what is true",
     "slow": "takes N seconds for each answer about the power",
 }
-#: Those in the simulator's own configuration, and those of the power script.
+#: Faults in the simulator's own configuration, and faults of the power script.
 IN_LAN = {"wrong-password", "swapped"}
 IN_SCRIPT = set(FAULTS) - IN_LAN - {"ok", "unreachable"}
 WITH_NUMBER = ("off-late", "says-off", "slow")

@@ -31,7 +31,7 @@ IO_TIMEOUT_S = 2
 
 
 class WritesHang(HostStorage):
-    """Of the host's storage only the writes are held back."""
+    """A host's storage of which only the writes are held back."""
 
     def _gate(self) -> None:
         pass

@@ -202,7 +202,7 @@ class Layout:
 
     @property
     def registry(self) -> Path:
-        """Of the VMs beside the engine."""
+        """The registry of the VMs beside the engine."""
         return self.shared / "registry"
 
     def disk_file(self, role: str) -> Path:

@@ -41,7 +41,7 @@ class Prometheus:
         return found
 
     def value(self, expression: str) -> float | None:
-        """Of a query with at most one series."""
+        """The value of a query with at most one series; None: it has none."""
         found = self.query(expression)
         assert len(found) <= 1, found
         return float(found[0]["value"][1]) if found else None

@@ -29,7 +29,7 @@ def commands(page: Path = PAGE) -> list[Command]:
 
 
 def commands_for_devices() -> list[Command]:
-    """The same, with the commands of the section on block devices in the place of theirs."""
+    """The commands of the main way, with those of the section on block devices in their places."""
     others = _commands_in(_section("Block devices"))
     found = commands()
     for other in others:

@@ -72,7 +72,7 @@ def test_a_host_leaves_another_is_forgotten_and_both_come_back(lab: Cluster, cop
     configs = {host: lab.config_path(host).read_text() for host in (one, two)}
     seconds = {}
     try:
-        # Neither command is allowed: the one host runs the VM, the other one lives.
+        # Both commands are refused: the one host runs the VM, the other one lives.
         assert "runs here; move it away first" in command(lab, owner, "leave", code=11)
         assert "lives: it writes its slot" in command(lab, owner, "clean-metadata", two, code=11)
         assert "stop both first" in command(lab, one, "leave", code=11)

@@ -40,7 +40,7 @@ def test_alerts_fire_and_resolve_through_a_failover(lab: Cluster) -> None:
             "it runs there", 15, lambda: asked.value("max(ha_agent_engine_host_id)") == number
         )
         assert "HaHostSilent" not in asked.firing()
-        # Of those that stay: what the victim has counted goes with it.
+        # Only hosts that stay: what the victim has counted goes with it.
         address = lab.layout.host(number).address
         counted = f'sum(ha_agent_failovers_total{{instance!~"{address.replace(".", "[.]")}:.*"}})'
         before = asked.value(counted)

@@ -33,11 +33,11 @@ IN_PLACE_S = 60.0
 AWAY_S = 30.0
 #: Requests a second: what an emulated guest answers on a busy machine without a lost one.
 VISITORS = 4.0
-#: The same of the page that writes to the disk, by two processes in the guest for each request.
+#: Requests a second of the page that writes to the disk, by two processes in the guest for each.
 DISK_VISITORS = 2.0
 #: What is disturbed has been well for so long.
 BEFORE_S = 2.0
-#: Those with daemons of their own, and clients that die with their host.
+#: Kinds with daemons of their own, and clients that die with their host.
 SHORT = (kinds.CEPH, kinds.GLUSTER)
 #: libvirt's own rule: a file on a file system that it does not take for shared is not moved.
 NOT_MOVED = {
@@ -131,9 +131,9 @@ def three(lab: Cluster) -> tuple[str, str, str]:
 
 @contextlib.contextmanager
 def undisturbed(lab: Cluster, host: str, seconds: float) -> Iterator[None]:
-    """The same QEMU stays. No visitor of its page is lost, and of the page that writes to its disk
-    only where a plain writer on the same mount stood still too. Prints the gaps, and for how long
-    the machine had no time for QEMU: what a request was lost to."""
+    """Check that QEMU stays, that no visitor of its page is lost, and a visitor of the page that
+    writes to its disk only while a plain writer on the same mount stood still too. Prints the
+    gaps, and for how long the machine had no time for QEMU, which may explain a lost request."""
     before = lab.status()["hosts"][host]
     [qemu] = before["engine_pids"]
     began_s, waited_s = time.monotonic(), stalls.waited_s(qemu)

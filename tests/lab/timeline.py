@@ -26,7 +26,7 @@ STEPS = (
     ("host id freed", re.compile(r"freed host id \d+")),
     ("engine lease taken", re.compile(r"EngineStart -> EngineStarting")),
 )
-#: The same of a host that hangs with its power on.
+#: The steps of a takeover from a host that hangs with its power on.
 HANG_STEPS = (
     *STEPS[:2],
     ("ordered off", re.compile(r"switching host \d+ off \(order")),
@@ -65,7 +65,7 @@ def cut_and_watch(cluster: Cluster, watcher: EngineWatcher, timeout_s: float) ->
 
 
 def hang_and_watch(cluster: Cluster, watcher: EngineWatcher, timeout_s: float) -> Takeover:
-    """The same with a host that hangs."""
+    """Hang the VM's host, and watch the takeover."""
 
     def hang(host: str) -> float:
         at_s = time.monotonic()

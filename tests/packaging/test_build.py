@@ -165,7 +165,7 @@ def test_a_release_would_agree_with_itself() -> None:
         assert re.search("unreleased|work tree|tag", line), line
 
 
-#: Of packaging/, what is installed as it is; sysctl.conf on Debian alone.
+#: Folders of packaging/ that are installed as they are; sysctl.conf on Debian alone.
 INSTALLED = ("systemd", "prometheus", "grafana", "firewalld", "selinux")
 
 

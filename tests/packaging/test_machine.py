@@ -55,8 +55,8 @@ def two(release: str, directory: Path) -> Iterator[list[Machine]]:
 
 
 def repacked(package: Path, to: Path, version: str, postinst: str = "") -> Path:
-    """The same package as another version with other defaults, and with another postinst where
-    one is given."""
+    """The package as another version with other defaults, and with another postinst where one is
+    given."""
     root = to / "repacked"
     shutil.rmtree(root, ignore_errors=True)
     subprocess.run(["dpkg-deb", "-R", package, root], check=True)

@@ -146,7 +146,7 @@ def inside(pid: int, *command: str) -> str:
 
 
 def address(host: int) -> str:
-    """Of a machine."""
+    """The address of a machine."""
     return f"10.77.0.{host}"
 
 

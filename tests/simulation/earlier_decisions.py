@@ -204,7 +204,7 @@ def _plan(kind: type, types: _Types) -> tuple[Any, tuple[str, ...]]:
 
 @functools.lru_cache(maxsize=64)
 def _rules_into(value: Rules, types: _Types) -> Any:
-    """The same for what hardly ever changes."""
+    """The rules in other types, remembered since they hardly ever change."""
     return _into_type(value, types)
 
 
@@ -222,7 +222,7 @@ def _into_type(value: Any, types: _Types) -> Any:
 
 
 def into(value: Any, types: _Types) -> Any:
-    """The same in other types; _MISSING where they have nothing of the kind."""
+    """The value in other types; _MISSING where they have nothing of the kind."""
     if type(value) in _PLAIN:
         return value
     if isinstance(value, Enum):

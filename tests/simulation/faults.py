@@ -255,7 +255,7 @@ def _late(world: World, host: Host, chance: random.Random) -> Callable[[], None]
 
 
 def _held_by_the_storage(world: World, host: Host, chance: random.Random) -> Callable[[], None]:
-    """The same, held by the storage: for less than an io_timeout, whatever becomes of the host."""
+    """The storage holds writes back: for less than an io_timeout, whatever becomes of the host."""
     kinds = tuple(kind for kind in WRITES if chance.random() < 0.4) or WRITES
     late_s = chance.choice([0.5, 1.0, 3.0]) * world.settings.io_timeout_s / 5.0
     host.make_late(late_s, kinds, outlives=True)

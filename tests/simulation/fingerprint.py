@@ -88,7 +88,7 @@ class Digest:
 
     @property
     def hex(self) -> str:
-        """Of all that happened so far."""
+        """The digest of all that happened so far."""
         return str(self._hash.hexdigest()[:32])
 
 

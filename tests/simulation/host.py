@@ -795,7 +795,7 @@ class Host:
         return self.sanlock_stopped_until_s > self.timeline.now_s
 
     def reach_of_sanlock(self) -> str:
-        """The same for its sanlock's daemon, which may be stopped."""
+        """How the storage answers the host's sanlock daemon, which may be stopped."""
         if self.sanlock_stopped:
             return "hang"
         return self.reach() or ("error" if self.is_sanlock_stale else "")
@@ -924,7 +924,7 @@ class Host:
         for vm, qemu in list(self.qemus.items()):
             is_lost = qemu.disk_lost_s <= self.timeline.now_s
             fails = is_lost or self.disk_of(vm)[0] in ("error", "read-only")
-            # Of a full storage QEMU never tells its guest (werror=enospc).
+            # QEMU never reports a full storage to its guest (werror=enospc).
             pauses = self.pauses_on_disk_error or self.storage.is_full(self._disk_part(vm))
             if not (qemu.running and fails and pauses):
                 continue

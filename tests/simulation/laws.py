@@ -77,7 +77,7 @@ TWO_UP_S = 5.0
 WELL_S = 5.0
 #: Until every host can have read that the VM runs: a slot that says so, a beat, a call.
 TOLD_S = 6.0
-#: Of the VMs beside the engine that is asked every so many seconds.
+#: The places of the VMs beside the engine are checked every so many seconds.
 VMS_TOLD_EVERY = 3
 #: What begins within so long after an order is taken for it.
 ORDERED_S = 15.0

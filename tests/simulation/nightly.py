@@ -51,7 +51,7 @@ class Line(msgspec.Struct, frozen=True):
     faults: dict[str, int]
     outages: list[tuple[float, float, str]]
     broken: str = ""
-    #: Of the line before it, not in the file.
+    #: The code that the line before it names; it is not in the file.
     code: str = ""
 
 

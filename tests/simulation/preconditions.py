@@ -43,7 +43,7 @@ OF_AN_ASK = ("no-other-vm-is-well-there", "nobody-reaches-its-vm")
 
 
 def without(conditions: Conditions, *names: str) -> Conditions:
-    """The same list, in which these hold whatever happens."""
+    """The list of conditions in which these hold whatever happens."""
 
     def these(
         takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
@@ -289,7 +289,7 @@ AGENT_DEAD = (
     "timing bad-health 20 all\ntiming agent-dead-after 30 all\ntiming engine-starting 60 all\n"
     f"{UP}"
 )
-#: The same for a host that asks to be switched off, in place of its silence. Without a story are
+#: The cases of a host that asks to be switched off, in place of its silence. Without a story are
 #: `asks-for-it` (what does not amount to an ask is none: look.py asks the same) and
 #: `its-vm-is-sick` (nobody waits for a VM that is well: HostTurn.is_given_up); the others are those
 #: of the list above. tests/unit/test_fence_ask.py holds them.

@@ -26,7 +26,7 @@ _done: list[bool] = []
 
 
 def make_quick() -> None:
-    """Of all modules of ROOMS that are loaded by now; nothing where it was done already."""
+    """Make the types of all loaded modules of ROOMS quick; does nothing a second time."""
     if _done:
         return
     _done.append(True)

@@ -186,7 +186,7 @@ def test_healthy_where_only_the_other_hosts_do_not_reach_it(
 def test_isolated_where_it_is_the_same_everywhere(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same with a firewall for all: it would be reached nowhere else."""
+    """A firewall shuts all hosts out: the VM would be reached nowhere else."""
     monkeypatch.setattr(isolation, "is_cut_off", lambda turn: True)
     monkeypatch.setattr(isolation, "pause_s", lambda turn, target: 1.0)
     world.guest_closed_to = "users"

@@ -71,6 +71,6 @@ def test_each_precondition_has_its_story() -> None:
         for act, conditions in lists.items()
         for each in conditions(Takeover(1, 0.0), nothing, 0.0, Rules())
     }
-    # Of the two that look at the fence log one is asked where the other cannot be.
+    # Two conditions look at the fence log: one is asked where the other cannot be.
     told_of = {(case.act, case.names[0]) for case in CASES} | WITHOUT_STORY
     assert names | {(OFF, "not-too-often")} == told_of

@@ -157,7 +157,7 @@ def test_a_line_about_the_telling_that_does_not_fit_is_named(lines: str, complai
 
 
 def test_the_story_depends_neither_on_the_name_of_its_file_nor_on_what_it_expects() -> None:
-    """The same trace, but for the lines of the expectations themselves."""
+    """The trace stays, but for the lines of the expectations themselves."""
     traces = []
     for name, more in (("a.txt", ""), ("b.txt", "expect moves 0\n# and a remark\n")):
         world = told(f"{UP}{more}power off owner\nwait 30\n", name=name).world
@@ -261,7 +261,7 @@ def test_a_story_without_a_number_of_hosts_is_refused() -> None:
     ],
 )
 def test_a_line_may_be_said_in_another_order(line: str, same: str) -> None:
-    """The same comes of both."""
+    """Both orders of the words give one trace."""
     traces = []
     for each in (line, same):
         start = "power on host3\nexpect engine healthy within 240\npower on all\nwait 100\n"
@@ -506,7 +506,7 @@ def test_a_libvirtd_that_dies_breaks_a_migration_off() -> None:
 
 
 def test_stale_reads_show_what_was_there_but_for_own_writes() -> None:
-    """Of the part that is named, until the storage is fine again; who writes reads his own word."""
+    """The named part is stale until the storage is fine again; a writer reads his own writes."""
     world = told(f"{UP}wait 30\nstorage stale host2 whiteboard\nwait 30\nexpect moves 0\n").world
     host = world.hosts[2]
     assert host.whiteboard.read()[2] == world.board.slots[2], "its own writes"

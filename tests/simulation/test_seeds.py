@@ -39,7 +39,7 @@ def test_seed(results: dict[int, Result], seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEVERAL)
 def test_seed_of_several_vms(seed: int) -> None:
-    """The same with VMs beside the engine, and faults of theirs."""
+    """A run with VMs beside the engine, and faults of theirs, breaks no law."""
     result = run_seed(seed, (2, 4), minutes=12.0, apart_s=150.0, vms=(2, 6))
     assert not result.broken, "\n".join([*result.trace, result.broken])
     assert result.faults.keys() & {fault.name for fault in (*VM_FAULTS, *FAULTS)}

@@ -147,7 +147,7 @@ def test_a_start_before_its_time(world: World) -> None:
 
 
 def test_a_start_after_what_it_waits_for(world: World) -> None:
-    """The same start is right once that one is healthy, is wanted down, or was waited for."""
+    """A start is right when the other VM is healthy, is wanted down, or was waited for."""
     sso = add(world, "sso", memory_mb=1024)
     db = add(world, "db", memory_mb=1024, after=(sso,))
     _, one, other = hosts(world)

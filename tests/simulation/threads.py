@@ -29,7 +29,7 @@ class SimThread:
         self._loop = loop
         self._call = call
         self._process = PROCESS.get()
-        #: Of what wakes it up, and of what it does: no context can be entered twice at a time.
+        #: The contexts of what wakes it, and of what it does: none can be entered twice at a time.
         self._outside = contextvars.copy_context()
         self._inside = contextvars.copy_context()
         self._may_run, self._rests = threading.Lock(), threading.Lock()

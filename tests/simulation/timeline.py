@@ -86,7 +86,7 @@ class Timeline:
         return handle
 
     def after(self, delay_s: float, call: Callable[..., object], *args: Any) -> Handle:
-        """The same, counted from now."""
+        """Call `call` after `delay_s` seconds, counted from now."""
         return self.at(self.now_s + delay_s, call, *args)
 
     def plan(self, when_s: float, call: Callable[..., object], *args: Any) -> Handle:

@@ -20,7 +20,7 @@ from tests.simulation.host import Host
 from tests.simulation.lockspace import Refused
 from tests.simulation.world import World
 
-#: Of VMs and of hosts, in MiB.
+#: Memory of VMs and of hosts, MiB.
 VM_SIZES_MB = (1024, 2048, 4096, 8192, 16_384)
 HOST_SIZES_MB = (24_576, 49_152, 98_304)
 

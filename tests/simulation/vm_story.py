@@ -25,7 +25,7 @@ NAMES = ("after", "apart", "together")
 HOSTS = ("only", "prefer")
 ALONE = ("failback", "overcommit", "removed")
 WORDS = (*VALUES, *NAMES, *HOSTS, *ALONE)
-#: Those of VALUES behind which a HOST may stand.
+#: The words of VALUES behind which a HOST may stand.
 PLACED = ("starts", "killable")
 #: What `guest NAME` does.
 MOODS = (

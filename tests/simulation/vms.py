@@ -97,7 +97,7 @@ class Vms:
         )
 
     def spec(self, vm: int) -> VmSpec | None:
-        """The same of one of them."""
+        """The specification of one VM; None: the registry does not name it."""
         record = self.records.get(vm)
         return None if record is None or record.removed else self._spec_of(record)
 

@@ -656,7 +656,7 @@ class World:
         return broker.place.now(loop.time())
 
     def told_places(self, host: Host) -> dict[int, VmPlace]:
-        """The same of each VM beside the engine that its registry names."""
+        """Where each VM beside the engine is, by a host's broker and its registry."""
         broker, loop = self.brokers.get(host.number), host.loop
         if broker is None or loop is None or host.frozen or host.is_stopped("broker"):
             return {}
@@ -1203,7 +1203,7 @@ class World:
         release_id: bool = False,
         restart: bool = False,
     ) -> None:
-        """The same for one host; nothing where no broker answers."""
+        """Set or end local maintenance of one host; nothing where no broker answers."""
         broker = self.brokers.get(host.number)
         if broker is None or host.loop is None:
             self._no_broker(host)
@@ -1424,7 +1424,7 @@ def _waits_s(agent: Agent, now_s: float) -> float:
 
 
 def _machine_waits_s(state: VmState, rules: Rules, now_s: float) -> float:
-    """The same of the machine of one VM."""
+    """How long the machine of one VM still waits by itself, s."""
     if (
         state.acting
         or state.asking_lease

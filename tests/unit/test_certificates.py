@@ -56,7 +56,7 @@ listen = ["192.0.2.{id}:8765"]
 def contexts(
     folder: Path, authority: bytes, issued: Issued
 ) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Of a server and of a client that both demand the other's certificate."""
+    """The contexts of a server and of a client that both demand the other's certificate."""
     folder.mkdir()
     for name, text in (("ca", authority), ("cert", issued.certificate), ("key", issued.key)):
         (folder / name).write_bytes(text)
@@ -216,7 +216,7 @@ def test_a_renewal_is_due_with_a_third_left_or_when_it_is_asked_for(tmp_path: Pa
     first = (tmp_path / "host.pem").read_bytes()
     done = commands.run("ha-agent", *words, *RENEW)
     assert done.stdout.startswith("not yet: ") and (tmp_path / "host.pem").read_bytes() == first
-    # The same host, eleven months ago.
+    # A certificate of this host, made eleven months ago.
     past = NOW - 330 * DAY
     old = HostCertificate(host.config, tmp_path, lambda: past)
     (tmp_path / AUTHORITY_FILE).unlink()

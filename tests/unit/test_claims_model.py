@@ -41,7 +41,7 @@ class Claimant:
     alive: bool = True
     has_claim: bool = False
     waited: int = 0
-    # Of the target: which VMs it showed. Of each claimant: whether its claim stood.
+    # What was read: the VMs that the target showed, and whether each claimant's claim stood.
     target: frozenset[int] | None = None
     claims: tuple[Read, ...] = ()
 

@@ -110,7 +110,7 @@ def test_a_volume_that_ends_before_the_ring_holds_none() -> None:
 
 
 def test_what_lies_behind_the_ring_is_none_of_it() -> None:
-    """The same read brings the volume's identity and what ran last."""
+    """One read brings the log, the volume's identity and what ran last."""
     log = FenceLog()
     behind = dict.fromkeys((IDENTITY_SLOT, *WHAT_RAN_SLOTS), encode(record(7)))
     log.learn(behind | ring(record(1)), 100.0, WALL_S)
@@ -252,7 +252,7 @@ def test_a_note_names_the_host_and_its_boot_and_the_host_finds_it_when_it_is_bac
         assert written is not None
         assert (written.by_name, written.target_name) == ("host1", "host2")
         assert written.boot_id == "first-boot"
-        # The same boot: not its end. Then the next one, and a restart of the broker in it.
+        # The record is not shown in its own boot; in the next one it is, even after a restart.
         assert two.status(2.0).switched_off is None
         for _ in range(2):
             again = make_broker(tmp_path, volume, 2, "second-boot")

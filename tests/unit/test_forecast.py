@@ -25,7 +25,7 @@ def forecast(
     dead_is_there: bool = True,
     **observed: Any,
 ) -> Forecast:
-    """Of host 1, while the VM runs on host 2. `still`: whose slots have stood still for long."""
+    """The forecast of host 1, while the VM runs on host 2. `still`: hosts with an old slot."""
     peers = (*((peer(2, engine=UP, hears=frozenset({3})),) if dead_is_there else ()), *others)
     given: dict[str, Any] = {
         "storage_good_since_s": NOW_S - 1000.0,
@@ -122,7 +122,7 @@ def of_db(
     unfit: tuple[Unfit, ...] = (),
     **observed: Any,
 ) -> Forecast:
-    """The same, while db runs on host 2 and the engine on host 3."""
+    """The forecast of host 1, while db runs on host 2 and the engine on host 3."""
     db = EngineStatus(VmStatus.UP, Health.GOOD, "up")
     dead = peer(2, vms={2: PeerVm(db, "EngineUp", 7)}, speaks=2, total_mb=16384.0, free_mb=0.0)
     reaches = frozenset({2} if took_s is not None else ())

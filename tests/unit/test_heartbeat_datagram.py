@@ -46,7 +46,7 @@ LIFE = Heartbeat(
 
 
 def resigned(raw: bytes, **changed: object) -> bytes:
-    """The same datagram with other fields, signed by who has the key."""
+    """The datagram with other fields, signed by who has the key."""
     head, _, rest = raw.partition(b"\n")
     body = {**json.loads(rest.partition(b"\n")[2]), **changed}
     text = json.dumps(body).encode().ljust(DATAGRAM_BYTES - len(head) - 66)

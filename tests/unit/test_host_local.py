@@ -49,7 +49,7 @@ WINDOWS = f"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/q
   </devices>
   <qemu:commandline><qemu:arg value='-no-hpet'/></qemu:commandline>
 </domain>"""
-#: The same on shared storage, as far as it can be.
+#: A VM with EFI firmware, whose nvram lies where libvirt puts it.
 EFI = "<domain><name>vm</name><os firmware='efi'/><devices/></domain>"
 
 

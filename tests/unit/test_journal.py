@@ -202,7 +202,7 @@ def test_after_a_cut_the_next_agent_s_records_are_whole(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_was_full_for_a_while_costs_what_was_not_written_alone(tmp_path: Path) -> None:
-    """Of 48 records 8 could be read: the torn one took all that came after it."""
+    """A torn record must not cost the records after it."""
     journal, state = Journal(tmp_path), AgentState(RULES)
     chance = random.Random(4)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -328,7 +328,7 @@ def plan(
     now_s: float = NOW_S,
     late: bool = False,
 ) -> Plan:
-    """Of host 2."""
+    """The plan of host 2."""
     watch = watch or OutsideWatch(2)
     return watch.plan(live, score, stay, view, uplink, TIMING, now_s, late)  # type: ignore[arg-type]
 
@@ -388,7 +388,7 @@ DB_OWNER = peer(1, vms={5: PeerVm(UP, last_ran=7)}, speaks=2)
 
 
 def db_plan(asker: int, *others: int, missed_by: int = 0, view: OutsideView | None = None) -> Plan:
-    """Of a host, for VM 5 on host 1."""
+    """The plan of a host, for VM 5 on host 1."""
     peers = [
         peer(other, reached={5: missing()} if other == missed_by else {}, speaks=2)
         for other in others

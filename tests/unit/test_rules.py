@@ -334,7 +334,7 @@ def test_every_alert_fires_when_it_should_and_not_otherwise(tmp_path: Path, step
 
 
 def _without_annotations(tmp_path: Path) -> Path:
-    """The same rules: promtool compares annotations too, and they are held to the page below."""
+    """The rules without annotations, which promtool would compare; a test below holds those."""
     text = re.sub(
         r"^        annotations:\n(          .*\n)+", "", RULES.read_text(), flags=re.MULTILINE
     )

@@ -29,9 +29,9 @@ FUSE, DIR, CEPH, GLUSTER, NFS = "fuse", "dir", "ceph", "gluster", "nfs"
 #: Kind -> bytes of a sector.
 BLOCK: Final = {"block512": 512, "block4096": 4096}
 KINDS = (FUSE, DIR, CEPH, GLUSTER, *BLOCK, NFS)
-#: Those whose servers are reached over the storage's network.
+#: Kinds whose servers are reached over the storage's network.
 NETWORK = frozenset({CEPH, GLUSTER, NFS})
-#: Those whose hosts mount something over the shared folder.
+#: Kinds whose hosts mount something over the shared folder.
 MOUNTED = frozenset({FUSE, *NETWORK})
 DISK_FORMATS = ("raw", "qcow2")
 #: Kind -> its daemons that keep the data, three times.
