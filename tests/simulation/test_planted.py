@@ -208,7 +208,7 @@ def test_a_host_that_hangs_may_be_switched_off(world: World) -> None:
 
 
 def test_an_owner_without_storage_whose_vm_is_well_and_cannot_be_ended(world: World) -> None:
-    """Its disk is elsewhere: that its process could not be ended is no reason to end it."""
+    """The VM's disk is elsewhere: that its process could not be ended is no reason to end it."""
     target = owner(world)
     target.qemu_unkillable = True
     target.break_storage("hang", parts=("whiteboard", "leases"))

@@ -73,7 +73,7 @@ def hosts(world: World) -> list[Host]:
 
 
 def test_a_host_whose_sanlock_renews_for_a_vm_beside_the_engine(world: World) -> None:
-    """Its daemons are dead, the VM is well there, and its id was renewed a moment ago."""
+    """The host's daemons are dead, the VM is well there, and its id was renewed a moment ago."""
     asker, target = hosts(world)[:2]
     vm = add(world, "db", memory_mb=1024)
     up(world, target, vm)

@@ -941,7 +941,7 @@ def other(host: Host, tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_a_vm_whose_host_died_for_good_is_removed(host: Host, tmp_path: Path) -> None:
-    """Its lease was never given back; the id of its host is freed once its death is proven."""
+    """The lease was never given back; its host's id is freed once that host is proven dead."""
     host.add("db")
     storage, resource = host.config.storage, host.records()[2].resource
     daemon = Daemon(tmp_path / "run", "gone")
