@@ -51,7 +51,8 @@ def as_text(status: Status, width: int | None = None, colour: bool = False) -> s
         text += [*_vms_table(status, width, colour), ""]
     text += _hosts_table(status, width, colour)
     if status.reasons:
-        said = "this host: " + "; ".join(reason.text for reason in status.reasons)
+        about = "this host, about the engine: " if several else "this host: "
+        said = about + "; ".join(reason.text for reason in status.reasons)
         text += ["", *wrapped(said, width, 2)]
     return "\n".join(text)
 

@@ -16,6 +16,7 @@ from agent.terminal.errors import CommandError
 from broker.peers.vm_place import OwnReads
 from broker.peers.vm_places import vms_seen
 from broker.status.vms import entries, size
+from broker.wire.exchange import ReasonOnWire
 from broker.wire.status import HostStatus, PenaltyOnWire, Status
 from broker.wire.vms import VmEntry, VmWord
 from scoring.hosts.liveness import Liveness
@@ -81,6 +82,13 @@ def test_all_is_well_in_one_line() -> None:
     words = {**WORDS, 1: {ENGINE: up(), WEB: up()}}
     text = as_text(vms.status(words, n_plus_1=())).splitlines()
     assert text[:2] == ["lab: all 5 VMs are up and healthy", "nothing is wrong"]
+
+
+def test_of_several_vms_the_last_line_says_which_one_it_is_about() -> None:
+    reason = ReasonOnWire("engine-healthy", "the VM is up and healthy here")
+    made = msgspec.structs.replace(vms.status(WORDS), reasons=(reason,))
+    last = as_text(made).splitlines()[-1]
+    assert last == "this host, about the engine: the VM is up and healthy here"
 
 
 def test_an_engine_that_nobody_reaches_is_not_said_to_be_well() -> None:
