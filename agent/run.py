@@ -29,6 +29,7 @@ from agent.vm.hypervisor import LibvirtHypervisor
 from agent.vm.hypervisors import LibvirtHypervisors
 from agent.vm.image_leases import LeasesOfImages
 from agent.vm.measured import Measured
+from agent.vm.old_domains import OldDomains
 from agent.vm.protected import Engine
 from broker.client.link import Link
 from broker.config.errors import ConfigError
@@ -163,6 +164,7 @@ async def beat_until_stopped(path: str, config: Config, definition: Definition) 
                 "rehearsals": rehearsals.run,
                 "definition": check.run,
                 "lease volume": leases.opened_ahead,
+                "domains of earlier days": OldDomains(config, records).run,
                 "shared": partial(watch_copy, config.daemon.state_dir, reload),
             }
         )

@@ -65,13 +65,25 @@ def _wanted(status: Status, vm: VmEntry) -> str:
     """The VM's record in the registry, as sentences."""
     names = {each.number: each.name for each in status.vms}
     parts = [f"priority {vm.priority}", f"needs {size(vm.memory_mb)}"]
-    for what, numbers in (("after", vm.after), ("apart from", vm.apart), ("with", vm.together)):
+    rules = (("after", vm.after), ("apart from", _apart(status, vm)), ("with", _mates(status, vm)))
+    for what, numbers in rules:
         if numbers:
             parts.append(f"{what} {_and(names.get(number, f'VM {number}') for number in numbers)}")
     for what, hosts in (("only on", vm.only), ("prefers", vm.prefer)):
         if hosts:
             parts.append(f"{what} {_and(_host_name(status, host_id) for host_id in hosts)}")
     return f"It is wanted {vm.want}: {', '.join(parts)}."
+
+
+def _apart(status: Status, vm: VmEntry) -> list[int]:
+    """The VMs with which it must not share a host, whichever record says so."""
+    return sorted({*vm.apart, *(each.number for each in status.vms if vm.number in each.apart)})
+
+
+def _mates(status: Status, vm: VmEntry) -> list[int]:
+    """The VMs with which it must share its host, whichever record says so."""
+    said = (each.number for each in status.vms if vm.number in each.together)
+    return sorted({*vm.together, *said})
 
 
 def _title(status: Status, vm: VmEntry) -> str:
@@ -115,8 +127,12 @@ def obstacle(status: Status, vm: VmEntry, host: HostStatus) -> str:
     if vm.only and host.host_id not in vm.only:
         return "it is none of the hosts that may run it"
     here = {each.number: each.name for each in status.vms if each.host == host.host_id}
-    if apart := [here[number] for number in vm.apart if number in here]:
+    if apart := [here[number] for number in _apart(status, vm) if number in here]:
         return f"{_and(apart)} {'are' if len(apart) > 1 else 'is'} there"
+    mates = [each for each in status.vms if each.number in _mates(status, vm)]
+    elsewhere = [m for m in mates if m.up and m.host not in (None, host.host_id, vm.host)]
+    if elsewhere:
+        return f"{elsewhere[0].name} is on {elsewhere[0].hostname}"
     if (host.score == 0 or is_cut_off(host)) and (why := cannot(host)):
         return "; ".join(why)
     if host.score == 0:

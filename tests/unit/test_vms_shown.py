@@ -16,8 +16,7 @@ from agent.terminal.errors import CommandError
 from broker.peers.vm_place import OwnReads
 from broker.peers.vm_places import vms_seen
 from broker.status.vms import entries, size
-from broker.wire.exchange import ReasonOnWire
-from broker.wire.status import HostStatus, PenaltyOnWire, Status
+from broker.wire.status import HostStatus, PenaltyOnWire, ReasonOnWire, Status
 from broker.wire.vms import VmEntry, VmWord
 from scoring.hosts.liveness import Liveness
 from scoring.vm.plan import Plan
@@ -354,6 +353,24 @@ def test_why_names_the_rule_that_keeps_a_vm_from_a_host() -> None:
     )
     assert "  host3: no, it is none of the hosts that may run it" in lines
     assert "  host3: no, wiki is there" in why("web", vms=ruled)
+
+
+def test_why_names_a_rule_that_another_vm_has() -> None:
+    """`apart` and `together` hold both ways, whoever says them."""
+    ruled = tuple(
+        msgspec.structs.replace(vm, apart=(WEB,))
+        if vm.number == WIKI
+        else msgspec.structs.replace(vm, together=(DB,))
+        if vm.number == SSO
+        else msgspec.structs.replace(vm, order=(), host=None, up=False)
+        if vm.number in (WEB, DB)
+        else vm
+        for vm in vms.status().vms
+    )
+    assert "apart from wiki" in why("web", vms=ruled)[1]
+    assert "  host3: no, wiki is there" in why("web", vms=ruled)
+    lines = why("db", vms=ruled)
+    assert "with sso" in lines[1] and "  host1: no, sso is on host2" in lines
 
 
 def test_why_of_a_vm_that_nobody_wants_or_in_global_maintenance() -> None:
