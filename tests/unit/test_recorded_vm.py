@@ -332,7 +332,7 @@ def test_the_engine_of_the_registry_is_no_older_than_any_host_knows(host: Host) 
 
 
 def test_the_engine_of_the_registry_may_do_no_more_than_other_vms(host: Host) -> None:
-    """It was written on another host, whose intruder must not become root here."""
+    """The definition was written on another host, whose intruder must not become root here."""
     engine = engine_in_the_registry(host, ENGINE_XML.replace("</devices>", REACH))
     with pytest.raises(DefinitionError, match="passthrough is off on this host"):
         engine.wanted(1)
