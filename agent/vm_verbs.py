@@ -159,7 +159,7 @@ def _show(config: Config, arguments: Namespace, as_json: bool) -> int:
             return vms_shown.list_(config, as_json)
         case "show":
             return vms_shown.show(config, arguments.vm, arguments.xml, as_json)
-    return vms_shown.export(config, arguments.vm)
+    return vms_shown.export(config, arguments.vm, as_json)
 
 
 def _change(config: Config, arguments: Namespace, as_json: bool) -> int:

@@ -7,12 +7,14 @@ daemons of every host take it over within some 15 s, without a restart.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
 import time
 import tomllib
@@ -32,8 +34,10 @@ from agent.setup.written import Files, checked, place, read_text
 from agent.storage.registry import shared_opened
 from agent.terminal.errors import CommandError
 from agent.terminal.secret import asked
+from agent.terminal.times import shown
 from broker.config.cluster_key import ClusterKey
-from broker.config.load import load, read_file, shared_for
+from broker.config.errors import ConfigError
+from broker.config.load import load, load_shared, read_file, shared_for
 from broker.config.reload import needs_restart, refusal
 from broker.config.sealed import SECRET_CHARS_MAX, opened, seal
 from broker.config.secrets import load_cluster_key
@@ -82,7 +86,8 @@ def set_key(path: str, key: str, said: str, host_only: bool, as_json: bool) -> i
         checked(text, files.config)
         place(files.config, text, 0o644)
         return _done(f"{key} is set in {path}: systemctl reload ha-broker ha-agent", 0, as_json)
-    return _changed(path, lambda text: with_keys(text, {key: value}), f"{key} = {said}", as_json)
+    change: Change = lambda text: with_keys(text, {key: value})  # noqa: E731
+    return _changed(path, change, f"{key} = {said}", as_json, key=key)
 
 
 def set_secret(path: str, name: str, as_json: bool) -> int:
@@ -171,17 +176,17 @@ def history(path: str, as_json: bool) -> int:
     with shared_opened(config, read_only=True) as shared:
         head = shared.head()
     if as_json:
-        shown = [
+        changes = [
             {"generation": t.generation, "wall_s": t.wall_s, "by": t.by, "change": t.change}
             for t in head.texts
         ]
-        print(json.dumps({"version": 1, "changes": shown}, indent=2))
+        print(json.dumps({"version": 1, "changes": changes}, indent=2))
     elif not head.texts:
         print("nothing is shared yet: each host's file says everything")
     else:
         for each in head.texts:
-            at = datetime.datetime.fromtimestamp(each.wall_s, datetime.UTC)
-            print(f"{each.generation:>5}  {at:%Y-%m-%d %H:%M:%S}Z  {each.by}  {each.change}")
+            at = shown(datetime.datetime.fromtimestamp(each.wall_s, datetime.UTC))
+            print(f"{each.generation:>5}  {at}  {each.by}  {each.change}")
     return ExitCode.OK
 
 
@@ -202,12 +207,19 @@ def rollback(path: str, generation: int | None, as_json: bool) -> int:
 def edit(path: str, as_json: bool) -> int:
     """Open the text in $EDITOR; a change by another command meanwhile is not written over."""
     config = load(path)
+    program = os.environ.get("EDITOR") or os.environ.get("VISUAL") or ""
+    if not program and not sys.stdin.isatty():
+        raise CommandError(
+            ExitCode.USAGE,
+            "there is no terminal to edit on, and no $EDITOR; for one key: ha-agent config set"
+            " KEY VALUE",
+        )
     with shared_opened(config, read_only=True) as shared:
         head = shared.head()
         before = shared.text(head.texts[0]) if head.texts else ""
     with tempfile.NamedTemporaryFile("w+", suffix=".toml", delete=False) as file:
         file.write(before)
-    words = [*shlex.split(os.environ.get("EDITOR", "vi")), file.name]
+    words = [*shlex.split(program or "vi"), file.name]
     try:
         code = subprocess.run(words, check=False).returncode  # noqa: S603
         after = Path(file.name).read_text()
@@ -236,16 +248,23 @@ def check(path: str, text: str) -> None:
     found = [each for each in made if each.text not in before]
     if found:
         raise CommandError(ExitCode.CONFIG, "; ".join(each.text for each in found))
+    bare = load_shared(path, text)
     keys = needs_restart(load(path), load(path, shared=text))
+    with contextlib.suppress(ConfigError):  # what is there now may be what is mended here
+        copy = shared_for(path, read_file(path))
+        now = load_shared(path, copy.text if copy is not None else "")
+        keys = [*dict.fromkeys((*keys, *needs_restart(now, bare)))]
     if keys:
         raise CommandError(
             ExitCode.REFUSED, f"{refusal('shared', keys)}; set them in each host's own file"
         )
 
 
-def _changed(path: str, change: Change, words: str, as_json: bool, seen: int | None = None) -> int:
+def _changed(
+    path: str, change: Change, words: str, as_json: bool, seen: int | None = None, key: str = ""
+) -> int:
     """Write the changed text under the lease. `seen`: the generation that it is made from; None:
-    the present one."""
+    the present one. `key`: the one that is set."""
     config = load(path)
     with shared_opened(config, read_only=False) as shared, held(config):
         head, now = present(path, shared)
@@ -260,7 +279,10 @@ def _changed(path: str, change: Change, words: str, as_json: bool, seen: int | N
         head = shared.write(head, text, time.time(), config.host_name, words)
     keep(config.daemon.state_dir, SharedCopy(config.cluster.id, head.generation, text))
     wake_broker(config)
-    return _done(f"generation {head.generation}: {words}", head.generation, as_json)
+    text = f"generation {head.generation}: {words}"
+    if origins_of(path).get(key, "").startswith("host, not"):
+        text += f"; this host's own file sets it too, and counts here: take {key} out of {path}"
+    return _done(text, head.generation, as_json)
 
 
 def present(path: str, shared: SharedConfig) -> tuple[SharedHead, str]:

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -123,7 +125,24 @@ def _give_about(
         raise CommandError(ExitCode.REFUSED, f"{one.name} {where} (ha-agent why {one.name})")
     is_here = host is None and one.host == status.host_id
     other = None if is_here else other_host(config, host or str(one.host))
-    return _give(config, NewOrder(kind, target, one.number), as_json, other)
+    names = {seen.host_id: seen.hostname for seen in status.hosts.values()}
+    about = About(one.name, names)
+    return _give(config, NewOrder(kind, target, one.number), as_json, other, about)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """One of several VMs that an order is about. `hosts`: the hosts' names by id."""
+
+    name: str
+    hosts: Mapping[int, str]
+
+    def words(self, placed: OrderStatus) -> str:
+        """The answer to the order, which calls every VM "the VM", with the VM's name."""
+        host = None if placed.target is None else self.hosts.get(placed.target)
+        if placed.kind is OrderKind.MIGRATE and placed.state == "done" and host is not None:
+            return f"{self.name} runs on {host} now"
+        return f"{self.name}: {placed.text}"
 
 
 def _warn(status: Status, yes: bool, instead: str = "") -> None:
@@ -141,9 +160,15 @@ def _warn(status: Status, yes: bool, instead: str = "") -> None:
         raise CommandError(ExitCode.REFUSED, "nothing was done")
 
 
-def _give(config: Config, order: NewOrder, as_json: bool, other: OtherHost | None = None) -> int:
+def _give(
+    config: Config,
+    order: NewOrder,
+    as_json: bool,
+    other: OtherHost | None = None,
+    about: About | None = None,
+) -> int:
     """Place the order, with the agent of `other` where that is given, and wait for its answer;
-    show progress on a terminal."""
+    show progress on a terminal. `about`: the VM, where there are several."""
     path = config.daemon.socket
 
     def look(number: int) -> OrderStatus:
@@ -160,19 +185,20 @@ def _give(config: Config, order: NewOrder, as_json: bool, other: OtherHost | Non
         progress.tick(path, order.kind)
         placed = look(placed.number)
     progress.end()
+    text = placed.text if about is None else about.words(placed)
     if as_json:
         print(json.dumps(msgspec.to_builtins(placed)))
     elif placed.state == "done":
-        say(placed.text)
+        say(text)
     if placed.state == "done":
         return ExitCode.OK
     if placed.state in _OPEN:
-        text = f"order {placed.number} is still under way; ha-agent --status shows its progress"
-        raise CommandError(ExitCode.FAILED, text)
+        slow = f"order {placed.number} is still under way; ha-agent --status shows its progress"
+        raise CommandError(ExitCode.FAILED, slow)
     code = ExitCode.REFUSED if placed.state == "refused" else ExitCode.FAILED
     if as_json:
         return code
-    raise CommandError(code, placed.text)
+    raise CommandError(code, text)
 
 
 class Progress:

@@ -122,6 +122,9 @@ def show(config: Config, name: str, xml: bool, as_json: bool) -> int:
     found = Shown(config)
     found.warn()
     record = found.names.record(name)
+    if xml and as_json:
+        _print_xml(found, name)
+        return ExitCode.OK
     if xml:
         print(_xml(found, record), end="")
         return ExitCode.OK
@@ -160,10 +163,13 @@ def history(config: Config, name: str, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def export(config: Config, name: str | None) -> int:
+def export(config: Config, name: str | None, as_json: bool = False) -> int:
     """The definition of a VM, or all VMs with settings and definitions as JSON, for a backup."""
     found = Shown(config)
     found.warn()
+    if name is not None and as_json:
+        _print_xml(found, name)
+        return ExitCode.OK
     if name is not None:
         print(_xml(found, found.names.record(name)), end="")
         return ExitCode.OK
@@ -174,6 +180,13 @@ def export(config: Config, name: str | None) -> int:
     answer = {"version": 1, "generation": found.known.generation, "vms": vms}
     print(json.dumps(answer, indent=2))
     return ExitCode.OK
+
+
+def _print_xml(found: Shown, name: str) -> None:
+    """A VM's definition in JSON."""
+    record = found.names.record(name)
+    answer = {"version": 1, "number": record.number, "name": record.name}
+    print(json.dumps(answer | {"xml": _xml(found, record)}, indent=2))
 
 
 def _when(wall_s: float) -> str:

@@ -17,6 +17,7 @@ import asyncio
 import dataclasses
 import functools
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ def run(path: str, as_json: bool, storage_s: float | None = None) -> int:
         shown = [dataclasses.asdict(finding) for finding in findings]
         print(json.dumps({"version": 1, "fit": not failed, "checks": shown}, indent=2))
     else:
+        if failed and os.geteuid() != 0:
+            say("this user may not read all: what failed may be well; sudo ha-agent doctor", 2)
         print(f"{'NOT FIT' if failed else 'fit'}: {failed} failed, {warned} to look at")
     return ExitCode.FAILED if failed else ExitCode.OK
 
@@ -232,8 +235,9 @@ def fence_devices_answer(config: Config, within_s: float) -> Found:
         text = f"the devices of host {host} have not answered for {within_s:.0f} s"
         yield "fail", text, f"ha-agent fence test {host}"
     for test in found:
-        who = f"{test.host_id} {names.get(test.host_id, '')}".rstrip()
-        text = f"{test.device} of host {who}: power {test.power.value}, {test.identity.value}"
+        # The device says already of which host it is, by its id.
+        name = f" ({names[test.host_id]})" if names.get(test.host_id) else ""
+        text = f"{test.device}{name}: power {test.power.value}, {test.identity.value}"
         if test.ok:
             yield "ok", text, ""
         elif test.host_id not in uuids:

@@ -214,7 +214,10 @@ def _over(host: HostStatus) -> str:
 
 def _why(status: Status, host: HostStatus) -> str:
     """Why a host has not the full score, or is not to be counted on."""
-    why = [f"{part.name} -{part.points}" for part in host.penalties]
+    # The mode stands in front.
+    known = "local-maintenance" if host.maintenance else ""
+    penalties = [part for part in host.penalties if part.name != known]
+    why = [f"{part.name} -{part.points}" for part in penalties]
     if _is_last_word(status, host):
         why.insert(0, "LAST WORD")
     elif host.liveness != "live":

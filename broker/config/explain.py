@@ -36,7 +36,7 @@ def in_words(text: str) -> str:
         if kinds.groups() == ("int", "float"):
             return "must be a whole number"
         wanted = [_kind(one) for one in kinds.group(1).split(" | ") if one != "null"]
-        return f"must be {' or '.join(wanted)}, not {_kind(kinds.group(2))}"
+        return f"must be {' or '.join(wanted)}, not {_FOUND.get(kinds.group(2), kinds.group(2))}"
     pattern = re.fullmatch(r"Expected `str` matching regex '(.*)'", text)
     if pattern is not None:
         return _pattern_in_words(pattern.group(1).replace("\\\\", "\\"), text)
@@ -57,9 +57,10 @@ _KINDS = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "array": "a list in [ ]",
+    "array": 'a list, such as ["a", "b"]',
     "object": "a table",
 }
+_FOUND = {**_KINDS, "str": "text", "array": "a list"}
 #: What the patterns of the configuration's types ask for; a list of words needs no entry.
 _PATTERNS = {
     "^/": "must begin with / (an absolute path)",

@@ -16,7 +16,7 @@ from broker.config.errors import ConfigError
 from broker.config.explain import explain
 from broker.config.relations import check_relations
 from broker.config.sections import ClusterSection, Config, DaemonSection
-from broker.config.shared import SharedCopy, parsed, read_copy, together
+from broker.config.shared import TABLES, SharedCopy, parsed, read_copy, together
 from broker.daemon.errors import why
 from broker.daemon.foreign_toml import tables
 from broker.daemon.regular_file import read_bytes, read_text
@@ -98,3 +98,14 @@ def load(path: str, shared: str | None = None) -> Config:
     place = engine_file(config.vm.definition, config.storage.registry, config.daemon.state_dir)
     vm = msgspec.structs.replace(config.vm, definition=place)
     return msgspec.structs.replace(config, vm=vm)
+
+
+def load_shared(path: str, text: str) -> Config:
+    """The configuration of a host like this one whose own file sets none of the shared tables:
+    what a value of this file hides here counts on other hosts. ConfigError where a value does not
+    fit; how the values go together depends on each host's file and is not checked."""
+    own = {name: value for name, value in read_file(path).items() if name not in TABLES}
+    try:
+        return msgspec.convert(together(parsed(text), own), Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the shared configuration: {explain(str(error), Config)}") from None

@@ -65,8 +65,10 @@ def parsed(text: str) -> dict[str, Any]:
         found = tables(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the shared configuration is not TOML: {error}") from None
-    for name in found:
-        if name not in TABLES or not isinstance(found[name], dict):
+    for name, value in found.items():
+        if name in TABLES and not isinstance(value, dict):
+            raise ConfigError(f"{name}: is a table; name one of its keys, as {name}.KEY")
+        if name not in TABLES:
             raise ConfigError(
                 f"{name}: belongs to one host and cannot be shared; the tables that can be are"
                 f" {', '.join(TABLES)}"

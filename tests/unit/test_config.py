@@ -53,7 +53,10 @@ def test_the_smallest_file_has_the_reference_defaults(tmp_path: Path) -> None:
         (GOOD.replace("id = 1", "id = 1.5"), "host.id: must be a whole number"),
         (GOOD.replace('"/', '"'), "storage.whiteboard: must begin with / (an absolute path)"),
         (GOOD + "[network]\ntest = 'pign'\n", "network.test: must be ping, dns, tcp or none"),
-        (GOOD + "[network]\ntargets = 'a'\n", "network.targets: must be a list in [ ], not text"),
+        (
+            GOOD + "[network]\ntargets = 'a'\n",
+            'network.targets: must be a list, such as ["a", "b"], not text',
+        ),
         (GOOD + "[[fence.device]]\nhost = 2\ntype = 'ilo'\n", "type: must be ipmi, redfish"),
         (GOOD + "[storage-fence]\nfile-system = ''\n", "must not be empty"),
         (GOOD.replace("id = 1", "id = true"), "host.id"),

@@ -206,7 +206,7 @@ def test_an_answers_file_has_the_options_as_keys(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("storge = 'x'", "unknown key storge; did you mean storage?; its keys are storage"),
-        ("io-timeout = 'x'", "io-timeout: must be a whole number, not text in quotes; its keys"),
+        ("io-timeout = 'x'", "io-timeout: must be a whole number, not text; its keys"),
         ("tls = 'none'", "tls: must be own, site or ssh; its keys are storage"),
         ("storage =", "is not TOML"),
     ],

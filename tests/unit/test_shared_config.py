@@ -199,7 +199,7 @@ def test_a_shared_key_that_does_not_fit_names_the_shared_part(tmp_path: Path) ->
         load(host.path, shared="[score]\nnonsense = 1\n")
 
 
-@pytest.mark.parametrize("text", ["[host]\nid = 7\n", '[daemon]\nsocket = "/x"\n', "fence = 1\n"])
+@pytest.mark.parametrize("text", ["[host]\nid = 7\n", '[daemon]\nsocket = "/x"\n', "host = 1\n"])
 def test_what_belongs_to_one_host_cannot_be_shared(text: str) -> None:
     with pytest.raises(ConfigError, match="belongs to one host"):
         parsed(text)
@@ -433,12 +433,40 @@ def test_set_history_and_rollback(member: Host, capsys: pytest.CaptureFixture[st
         ("host.id", "7", "belongs to one host"),
         ("vm.name", "other", "vm.name cannot change while the daemons run"),
         ("score.network-score-penalty", "much", "network-score-penalty"),
+        ("score", "5", "score: is a table; name one of its keys, as score.KEY"),
+        # The member's own file has a value of each, which hides the shared one here alone.
+        ("network.test", "pign", "shared configuration: network.test: must be ping, dns, tcp or"),
+        ("network.targets", "192.0.2.1", "network.targets: must be a list, such as"),
+        ("vm.definition", "/x.xml", "vm.definition cannot change while the daemons run"),
     ],
 )
 def test_what_is_wrong_is_not_written(member: Host, key: str, value: str, said: str) -> None:
+    own = '[network]\ntest = "ping"\ntargets = ["192.0.2.9"]\n[vm]\ndefinition = "/own.xml"\n'
+    Path(member.path).write_text(Path(member.path).read_text() + own)
     with pytest.raises((CommandError, ConfigError), match=said):
         config_shared.set_key(member.path, key, value, False, False)
     assert read_copy(member.state, CLUSTER) is None
+
+
+def test_a_key_that_the_own_file_hides_is_said_to_be(
+    member: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(member.path).write_text(Path(member.path).read_text() + "[timing]\nfence-after = 15\n")
+    change(member, "timing.fence-after", "12")
+    said = capsys.readouterr().out
+    assert f"counts here: take timing.fence-after out of {member.path}" in said
+    change(member, "timing.suspect-after", "4")
+    assert "counts here" not in capsys.readouterr().out
+
+
+def test_without_a_terminal_and_an_editor_nothing_is_opened(
+    member: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDITOR", raising=False)
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(CommandError, match=r"no terminal.*ha-agent config set KEY VALUE"):
+        config_shared.edit(member.path, False)
 
 
 def editor(folder: Path, script: str) -> str:
@@ -470,6 +498,7 @@ def test_an_edit_that_another_command_overtook_is_refused_and_not_lost(
     member: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
+    monkeypatch.setenv("EDITOR", "slow")
 
     def slow(words: list[str], check: bool) -> Any:
         seen.append(words[-1])

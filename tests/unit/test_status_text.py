@@ -432,6 +432,12 @@ def test_liveliness_is_a_line_and_an_exit_code(
     assert json.loads(as_json.stdout) == wanted
 
 
+def test_local_maintenance_is_said_once_in_a_row() -> None:
+    full = PenaltyOnWire("local-maintenance", 3400, "local maintenance")
+    row = as_text(status(WELL[0], host(2, score=0, maintenance=True, penalties=(full,))))
+    assert "local maintenance\n" in f"{row}\n" and "local-maintenance" not in row
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "begins"),
     [

@@ -202,6 +202,9 @@ def test_a_definition_gets_its_lease_and_its_name(host: Host) -> None:
     record = host.records()[2]
     text = host.good("show", "db", "--xml")
     assert text == host.good("export", "db")
+    for words in (("show", "db", "--xml"), ("export", "db")):
+        answer = host.answer(*words)
+        assert answer == {"version": 1, "number": 2, "name": "db", "xml": text}, "JSON is asked for"
     assert "<name>db</name>" in text and f"<uuid>{record.uuid}</uuid>" in text
     assert f"<key>{record.resource}</key>" in text and f'offset="{16 * MIB}"' in text
     saved = json.loads(host.good("export"))

@@ -89,8 +89,9 @@ def test_an_order_with_a_name_goes_to_the_host_that_has_the_vm(tmp_path: Path) -
         here, there = cluster.brokers[1], cluster.brokers[2]
         order, said = await answered(here, typed("migrate", "web", "--to", "host2"))
         assert (order.kind, order.target, order.vm) == (OrderKind.MIGRATE, 2, WEB)
-        assert said == "so it is\n"
-        order, _ = await answered(there, typed("vm", "shutdown", "db", "--yes"))
+        assert said == "web runs on host2 now\n"
+        order, said = await answered(there, typed("vm", "shutdown", "db", "--yes"))
+        assert said == "db: so it is\n"
         assert (order.kind, order.target, order.vm) == (OrderKind.SHUTDOWN, None, DB)
         order, _ = await answered(there, typed("migrate", "2", "--cancel"))
         assert (order.kind, order.vm) == (OrderKind.CANCEL, DB)
