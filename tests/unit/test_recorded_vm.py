@@ -263,7 +263,7 @@ def test_no_more_than_four_start_at_once_until_one_has_really_ended(
 def test_a_domain_of_earlier_days_is_undefined_when_the_registry_changes(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would keep the VM from being migrated here, which no start of this host's mends."""
+    """Such a domain would keep the VM from being migrated here, which no start here mends."""
     (tmp_path / "node.xml").write_text("<node/>")
     real = libvirt.open(f"test://{tmp_path}/node.xml")
     old_uuid = UUID[:-1] + "9"
