@@ -12,7 +12,7 @@ SIDE_BY_SIDE := -n 4 --dist loadfile
 # Labs share nothing but the two cores, and most of the time they wait.
 LABS := -n 2 --dist loadfile
 
-.PHONY: help setup check lint fast explore test contract-test simulation-test browser-test lab-test lab-test-long test-storage demo demo-sim simulate \
+.PHONY: help setup check lint fast slow-test explore test contract-test simulation-test browser-test lab-test lab-test-long test-storage demo demo-sim simulate \
 	nightly mutation bench bench-takeover lab-down clean package-build-test package-test packages deb rpm release release-check
 
 help:
@@ -46,7 +46,11 @@ lint: setup
 	@.venv/bin/mypy packaging/build.py docs/generate_man.py
 
 fast: setup
-	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/unit
+	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/unit -m "not slow"
+
+# What of the unit tests starts processes or computes for long (docs/decisions/0084).
+slow-test: setup
+	@$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) tests/unit -m slow
 
 # With other random numbers each time: for a night, not for a commit.
 explore: setup

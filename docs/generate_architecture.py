@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -56,23 +56,24 @@ def room_of(module: str, root: Path = ROOT) -> str:
 
 def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
     """The project's modules that a file imports when it runs; not those for its types alone."""
-    tree = ast.parse(path.read_text())
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If)
-        and isinstance(node.test, ast.Name)
-        and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
+    for node in _statements(ast.parse(path.read_text()).body):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = (f"{node.module}.{alias.name}" for alias in node.names)
             yield from (n if n in known else node.module for n in names if node.module in known)
+
+
+def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Every statement, those inside others too; none of `if TYPE_CHECKING`. An import is a
+    statement, so that expressions, most of a tree, need no look."""
+    for node in body:
+        test = getattr(node, "test", None)
+        if isinstance(node, ast.If) and isinstance(test, ast.Name) and test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        for inner in ("body", "handlers", "cases", "orelse", "finalbody"):
+            yield from _statements(getattr(node, inner, ()))
 
 
 @cache

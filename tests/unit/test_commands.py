@@ -284,6 +284,7 @@ def test_a_dump_of_what_is_not_there(tmp_path: Path) -> None:
     assert "gone" in result.stderr
 
 
+@pytest.mark.slow
 def test_output_into_a_closed_pipe_is_quiet(site: Path) -> None:
     dump = f"{BIN}/ha-agent whiteboard dump {site.parent}/whiteboard"
     result = subprocess.run(

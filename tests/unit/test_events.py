@@ -262,6 +262,7 @@ def command(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_happened_and_goes_on(tmp_path: Path) -> None:
     async def test(broker: Broker, path: str, session: aiohttp.ClientSession) -> None:
         broker.take_report(report("EngineDown"), 1.0)

@@ -112,6 +112,7 @@ def test_a_password_with_a_line_break_gives_no_orders(place: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("fence_ipmilan") is None, reason="fence-agents not installed")
+@pytest.mark.slow
 def test_the_real_fence_ipmilan(tmp_path: Path) -> None:
     bmc = IpmiBmc(tmp_path / "bmc", "0a0b0c0d" * 4)
     options = {"ip": "127.0.0.1", "ipport": str(bmc.port), "username": "admin"}

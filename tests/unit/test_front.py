@@ -62,6 +62,7 @@ async def ask(
     return found.decode()
 
 
+@pytest.mark.slow
 def test_what_the_process_passes_on_and_what_it_keeps_away(tmp_path: Path) -> None:
     """One process, since a start of it takes a second."""
 
@@ -166,6 +167,7 @@ def test_a_process_that_does_not_end_is_killed_though_its_owner_was_cancelled(
     assert asyncio.run(run()) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_the_process_is_bounded_and_goes_first(tmp_path: Path) -> None:
     """Before the broker, and before QEMU: so the kernel sees it (proc(5))."""
 

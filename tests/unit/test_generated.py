@@ -87,6 +87,7 @@ def readable(page: Path) -> str:
 
 
 @pytest.mark.parametrize("program", ["ha-agent", "ha-broker"])
+@pytest.mark.slow
 def test_every_option_and_verb_of_the_help_is_in_the_man_page(program: str, pages: Path) -> None:
     page = readable(pages / f"{program}.8")
     said = commands.run(program, "--help").stdout
@@ -123,6 +124,7 @@ def test_every_key_is_in_the_man_page(config: dict[str, Any], pages: Path) -> No
             assert f"\n.B {setting.key}\n" in page, setting.key
 
 
+@pytest.mark.slow
 def test_the_same_commit_makes_the_same_pages(
     pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
     yield asyncio.run(all_answers(tmp_path_factory.mktemp("prometheus")))
 
 
+@pytest.mark.slow
 def test_prometheus_takes_every_query(answers: dict[tuple[str, str], list[Any]]) -> None:
     assert set(answers) == set(queries())
     assert without_data(answers) <= set(WITHOUT_DATA)

@@ -93,6 +93,7 @@ def api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 described = schemathesis.openapi.from_dict(document())
 
 
+@pytest.mark.slow
 @described.parametrize()
 @settings(max_examples=draws(40), deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_the_document_says(
@@ -476,6 +477,7 @@ def test_bad_requests_are_refused_clearly(tmp_path: Path, sent: bytes, status: i
     served(tmp_path, test)
 
 
+@pytest.mark.slow
 def test_two_hundred_streams_are_bounded_and_the_beat_goes_on(tmp_path: Path) -> None:
     async def test(broker: Broker, url: str, session: aiohttp.ClientSession) -> None:
         port = int(url.rpartition(":")[2])
@@ -527,6 +529,7 @@ def test_one_address_has_so_many_streams(tmp_path: Path) -> None:
     served(tmp_path, test)
 
 
+@pytest.mark.slow
 def test_a_stream_that_takes_nothing_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

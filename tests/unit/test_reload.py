@@ -181,6 +181,7 @@ def is_told(site: Path, words: str) -> bool:
     return words in answer.config_problem
 
 
+@pytest.mark.slow
 def test_a_running_broker_reads_its_file_anew_and_refuses_a_bad_one(site: Path) -> None:
     good = site.read_text() + "[monitors]\ncpu-load = 0.5\n[timing]\nload-window = 1\n"
     site.write_text(good)
@@ -233,6 +234,7 @@ def test_a_running_broker_reads_its_file_anew_and_refuses_a_bad_one(site: Path) 
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_flood_of_signals_is_survived(site: Path) -> None:
     log = site.parent / "broker.log"
     with broker(site) as process:

@@ -304,6 +304,7 @@ def full(series: str) -> str:
 
 @promtool
 @pytest.mark.parametrize("step", ["15s", "5m"])
+@pytest.mark.slow
 def test_every_alert_fires_when_it_should_and_not_otherwise(tmp_path: Path, step: str) -> None:
     """`step`: minutes are looked at every 15 s, hours every 5 minutes."""
     tests = []

@@ -71,6 +71,7 @@ def test_what_passes_at_the_second_try_is_flaky_and_told_in_full(run: pytest.Pyt
     )
 
 
+@pytest.mark.slow
 def test_with_labs_side_by_side_it_is_told_and_counted_as_well(
     run: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -458,6 +458,7 @@ def test_a_vm_that_runs_is_not_removed_and_its_number_not_used_again(host: Host)
 # --- two at once ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_that_add_at_once_get_a_number_each(host: Host) -> None:
     done: dict[str, subprocess.CompletedProcess[str]] = {}
 
@@ -771,6 +772,7 @@ def test_state_on_the_hosts_own_disk_is_said_when_a_vm_is_added(host: Host) -> N
     assert "nvram" not in host.good("add", host.file(text))
 
 
+@pytest.mark.slow
 def test_a_registry_on_a_mount_that_is_read_only(host: Host) -> None:
     """NFS is remounted so after an error: what is known is shown, nothing is half written."""
     host.add("db")
@@ -793,6 +795,7 @@ def test_a_registry_on_a_mount_that_is_read_only(host: Host) -> None:
     assert (host.records(), host.lease(2)) == (before, lease)
 
 
+@pytest.mark.slow
 def test_of_two_that_add_one_name_at_once_one_is_refused(host: Host) -> None:
     agent = str(Path(sys.executable).parent / "ha-agent")
     files = [host.file(xml("db", memory), f"{memory}.xml") for memory in (64, 128)]
@@ -897,6 +900,7 @@ def on_a_full_file_system(host: Host, *words: str) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("words", [("add", "web"), ("define", "db"), ("set", "db")])
+@pytest.mark.slow
 def test_a_registry_on_a_full_file_system(host: Host, words: tuple[str, str]) -> None:
     """Nothing is half written: what stood there stands there, and with room the same command is
     done."""
@@ -994,6 +998,7 @@ def at_once(
     return found
 
 
+@pytest.mark.slow
 def test_two_hosts_that_add_at_once_get_a_number_each(host: Host, other: dict[str, str]) -> None:
     paths = [host.file(xml(name), f"{name}.xml") for name in ("one", "two")]
     done = at_once(host, other, *paths)
@@ -1007,6 +1012,7 @@ def test_two_hosts_that_add_at_once_get_a_number_each(host: Host, other: dict[st
     assert sorted(one.generation for one in records.values()) == [1, 2]
 
 
+@pytest.mark.slow
 def test_of_two_hosts_that_add_one_name_at_once_one_is_refused(
     host: Host, other: dict[str, str]
 ) -> None:
@@ -1018,6 +1024,7 @@ def test_of_two_hosts_that_add_one_name_at_once_one_is_refused(
     assert list(host.records()) == [2]
 
 
+@pytest.mark.slow
 def test_who_waits_too_long_is_told_which_host_it_is(host: Host, other: dict[str, str]) -> None:
     with holding(host, other):
         said = host.refused("add", host.file(xml("db")))
