@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a host says over the network about its access to the shared storage.
 
-A host that has lost the storage cannot write its slot; the network is the only way left to say so
+A host that has lost the storage cannot write its slot; the network is the only way left to say so.
+Without that word the other hosts could not know that its VM may be ended and started elsewhere
 (scoring/hosts/storage_lost.py).
 """
 

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ends the VM here when this host alone has lost the storage. The reason and the rules are in
-scoring/hosts/storage_lost.py."""
+"""Ends the VM here when this host alone has lost the storage.
+
+A VM without its disks is sick, and no other host may start it while its process may live. A host
+that ends the process itself lets another host run the VM long before sanlock's time is over. The
+rules are in scoring/hosts/storage_lost.py.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from scoring.vm_facts import Health, Pause, VmStatus
 
 
 def ends(turn: VmTurn) -> bool:
-    """Whether the VM here is to be ended for that (rule 4 there); adds the reason."""
+    """Whether the VM here is to be ended because the storage is lost here (rule 4 of
+    scoring/hosts/storage_lost.py); adds the reason."""
     is_sick = turn.here.report.health is Health.BAD
     if not is_sick and turn.here.domain.pause is not Pause.IO_ERROR:
         return False
@@ -31,8 +36,8 @@ def ends(turn: VmTurn) -> bool:
 
 
 def look_at_given_up(turn: VmTurn) -> None:
-    """Forget that the VM is being ended for that once the storage is back, the VM is well, or no
-    process of it is left."""
+    """Forget that the VM is being ended when the storage is back, the VM is well, or no process of
+    it is left."""
     if turn.state.given_up_since_s is None:
         return
     report, lost_s = turn.here.report, turn.observation.local.storage_lost_since_s

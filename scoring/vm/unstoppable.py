@@ -6,9 +6,9 @@ the host did not ask, the VM would stay down for as long as the process hangs. T
 whether this host asks; what the other hosts do then, and the rules, are in
 scoring/hosts/fence_ask.py.
 
-While another protected VM, also the engine, is well on this host, it does not ask: that VM is first
-moved away, live. So is one that is sick by its own check, where that proves nothing: outsiders
-reach the VM, or the check has never passed.
+This host does not ask while another protected VM, the engine among them, is well here: that VM is
+first moved away, live. A VM that fails its own check counts as well where the failure proves
+nothing: outsiders reach the VM, or the check has never passed.
 """
 
 from __future__ import annotations
