@@ -190,7 +190,7 @@ class ActionRunner:
         if not problem:
             await self._run(action)
             return
-        log.warning("not begun: %s: %s", action, problem)
+        log.warning("%s was not begun: %s", action, problem)
         self._outcomes.append(VmMigrationEnded(action.target, False, problem, vm=action.vm))
         self.news.set()
 

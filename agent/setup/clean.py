@@ -59,7 +59,7 @@ def _host_id(config: Config, host: str) -> int:
     if len(found) != 1:
         raise CommandError(ExitCode.USAGE, f"{host}: no host of that name, or several; give its id")
     if found[0] == config.host.id:
-        raise CommandError(ExitCode.REFUSED, "that is this host; use: ha-agent leave")
+        raise CommandError(ExitCode.REFUSED, f"{host} is this host; use: ha-agent leave")
     return found[0]
 
 

@@ -115,4 +115,4 @@ def _undefine(domain: libvirt.virDomain) -> None:
         except libvirt.libvirtError:
             continue
         return
-    raise libvirt.libvirtError("it cannot be undefined")
+    raise libvirt.libvirtError("libvirt does not undefine the domain")

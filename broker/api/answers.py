@@ -43,4 +43,4 @@ async def as_problems(request: web.Request, handler: Any) -> web.StreamResponse:
     except msgspec.MsgspecError as error:
         return problem(400, "the body does not fit", str(error))
     except RecursionError:
-        return problem(400, "the body does not fit", "it is nested too deeply")
+        return problem(400, "the body does not fit", "the body is nested too deeply")

@@ -212,11 +212,12 @@ class Front:
             else:
                 answer = await self._kept_answer(purpose, request, fresh_s)
         except Busy:
-            refused = problem(503, "busy", "too many ask for this at once; try again")
+            refused = problem(503, "busy", "too many requests of this kind at once; try again")
             refused.headers["Retry-After"] = "1"
             return refused
         except (aiohttp.ClientError, OSError, TimeoutError):
-            return problem(503, "the broker does not answer", "it may be starting; try again")
+            detail = "the broker may be starting; try again"
+            return problem(503, "the broker does not answer", detail)
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
     async def _kept_answer(self, purpose: Purpose, request: web.Request, fresh_s: float) -> Answer:

@@ -185,7 +185,7 @@ async def _post_acknowledge(request: web.Request) -> web.Response:
     try:
         found = request.app[_BROKER].acknowledge()
     except OSError as error:
-        return problem(503, "it could not be remembered", str(error))
+        return problem(503, "the acknowledgement could not be kept", str(error))
     return json_answer(found)
 
 
@@ -278,7 +278,7 @@ async def serve(broker: Served, path: str) -> OwnSocket:
     place = Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     if _answers(path):
-        raise OSError(errno.EADDRINUSE, "another ha-broker answers there; stop it first")
+        raise OSError(errno.EADDRINUSE, "another ha-broker answers at this socket; stop it first")
     place.unlink(missing_ok=True)
     server = OwnSocket(application(broker))
     await server.start_unix(path, SOCKET_MODE)

@@ -136,7 +136,7 @@ class Api:
             return refused
         kind = request.match_info["mode"]
         if kind not in ("global", "local"):
-            return problem(404, "no such maintenance", "there are global and local")
+            return problem(404, "no such maintenance", "the modes are global and local")
         wanted = _body(await request.read(), Maintenance)
         host_id = self._other_host(request)
         if host_id is not None and kind == "local":

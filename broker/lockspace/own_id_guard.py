@@ -69,7 +69,7 @@ class OwnIdGuard:
         if (act is None) == (was is None):
             return False
         if act is not None:
-            log.warning("not in the lockspace until that is over: %s", lockspace.hold)
+            log.warning("this host waits outside of the lockspace: %s", lockspace.hold)
         else:
             log.info("nobody frees this host's id any more")
         return True
