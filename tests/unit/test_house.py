@@ -60,7 +60,7 @@ ORDER = {
 CLIMBS: set[tuple[str, str]] = set()
 #: What is larger than it should be, and how large: this list may only shrink.
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 500, 70, 8
-LARGER: dict[str, int] = {}
+LARGER = {"packaging/build.py": 539}
 
 
 def test_every_room_has_its_place_in_the_order() -> None:
@@ -124,7 +124,8 @@ def test_no_room_enters_one_above_it() -> None:
 
 def test_nothing_grows_above_its_limit() -> None:
     now: dict[str, int] = {}
-    for path in HOUSE["modules"]().values():
+    tools = [*(ROOT / "packaging").glob("*.py"), *(ROOT / "docs").glob("*.py")]
+    for path in (*HOUSE["modules"]().values(), *tools):
         now |= sizes(str(path.relative_to(ROOT)), path.read_text())
     assert {name: size for name, size in now.items() if size > LARGER.get(name, 0)} == {}
     shrunk = {name: now.get(name) for name, size in LARGER.items() if now.get(name, 0) < size}
