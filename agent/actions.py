@@ -315,7 +315,7 @@ class ActionRunner:
             problem = await self._fence_log.note(note)
             if problem:
                 why = f"the fence log could not be written: {problem}"
-                freed = HostIdFreed(act.host_id, False, why)
+                freed = HostIdFreed(act.host_id, False, why, begun=False)
                 self._recorder = self._begin(act, self._keep_recording_end(act, freed))
                 return freed
             freed = await self._leases.free_host_id(act, lambda: self.last_look.free(act))

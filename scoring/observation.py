@@ -337,11 +337,13 @@ class FenceOwnerAnswer:
 
 @dataclass(frozen=True, slots=True)
 class HostIdFreed:
-    """FreeHostId is over."""
+    """FreeHostId is over. `begun`: False: the fence log could not be written, and nothing was
+    done."""
 
     host_id: int
     ok: bool
     detail: str = ""
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The port to the whiteboard's volume, and the volume itself behind it: one thread, and a deadline
-for each call."""
+"""The port to the whiteboard's volume, and the volume itself behind it: a thread for reads and one
+for writes, and a deadline for each call."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
 
 from broker.daemon.worker import Hung, Worker
 from broker.whiteboard.errors import WhiteboardError
@@ -17,6 +17,8 @@ from broker.whiteboard.volume import Volume, VolumeError
 #: is noticed. One read of a block, and no question for its size, which CephFS answers late while a
 #: client is silent (record 108).
 IDENTITY_AGAIN_S: Final = 60.0
+
+T = TypeVar("T")
 
 
 class StorageTrouble(WhiteboardError):
@@ -41,41 +43,60 @@ class SlotStore(Protocol):
 
 
 class VolumeStore:
-    """SlotStore port: a file or block device, with one thread, and a deadline for each call."""
+    """SlotStore port: a file or block device. Reads and writes have a thread and a descriptor each,
+    and a deadline for each call: on Gluster no write is answered for seconds after a host died in
+    the middle of one, and reads are (record 98)."""
 
     def __init__(self, path: str, deadline_s: float, wanted: Expected | None = None) -> None:
         """`wanted`: the identity that the volume must have, checked each time it is opened, and
         every IDENTITY_AGAIN_S."""
         self.path = path
-        self.deadline_s = deadline_s
-        self._wanted = wanted or Expected(VolumeKind.WHITEBOARD)
-        self._worker = Worker("whiteboard")
+        wanted = wanted or Expected(VolumeKind.WHITEBOARD)
+        # The thread that reads keeps the name under which a hang was known before there were two.
+        self._reads = _Side("whiteboard", path, deadline_s, wanted, read_only=True)
+        self._writes = _Side("whiteboard", path, deadline_s, wanted, read_only=False)
+
+    async def write(self, slot: int, data: bytes) -> None:
+        await self._writes.call(
+            f"writing slot {slot}", lambda volume: volume.write_slot(slot, data)
+        )
+
+    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
+        return await self._reads.call("reading slots", lambda volume: volume.read_slots(slots))
+
+    def at_rest(self) -> bool:
+        return not self._writes.busy
+
+
+class _Side:
+    """One thread with the volume open, for reads or for writes."""
+
+    def __init__(
+        self, name: str, path: str, deadline_s: float, wanted: Expected, *, read_only: bool
+    ) -> None:
+        self._path = path
+        self._deadline_s = deadline_s
+        self._wanted = wanted
+        self._read_only = read_only
+        self._worker = Worker(name)
         self._volume: Volume | None = None
         self._checked_s = 0.0
 
-    async def write(self, slot: int, data: bytes) -> None:
-        await self._call(f"writing slot {slot}", lambda: self._opened().write_slot(slot, data))
+    @property
+    def busy(self) -> bool:
+        return self._worker.busy
 
-    async def read(self, slots: Sequence[int]) -> Mapping[int, bytes]:
-        found: dict[int, bytes] = {}
-        await self._call("reading slots", lambda: found.update(self._opened().read_slots(slots)))
-        return found
-
-    def at_rest(self) -> bool:
-        return not self._worker.busy
-
-    async def _call(self, what: str, function: object) -> None:
-        assert callable(function)
+    async def call(self, what: str, function: Callable[[Volume], T]) -> T:
+        """StorageTrouble where it failed, or missed its deadline."""
         try:
-            await self._worker.call(what, self.deadline_s, self._guarded, function)
+            return await self._worker.call(what, self._deadline_s, self._guarded, function)
         except (Hung, VolumeError) as error:
             raise StorageTrouble(str(error), isinstance(error, Hung)) from error
 
-    def _guarded(self, function: object) -> None:
+    def _guarded(self, function: Callable[[Volume], T]) -> T:
         """Runs in the thread; after a failure the next call opens the volume anew."""
-        assert callable(function)
         try:
-            function()
+            return function(self._opened())
         except VolumeError:
             if self._volume is not None:
                 self._volume.close()
@@ -84,7 +105,7 @@ class VolumeStore:
 
     def _opened(self) -> Volume:
         if self._volume is None:
-            self._volume = Volume(self.path)
+            self._volume = Volume(self._path, read_only=self._read_only)
             # Where the check fails, `_guarded` closes the volume again.
             check(self._volume, self._wanted)
         elif time.monotonic() - self._checked_s < IDENTITY_AGAIN_S:

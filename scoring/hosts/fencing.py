@@ -88,7 +88,10 @@ def _after(step: Takeover, outcome: Outcome, now_s: float, timing: Timing) -> Ta
             step = replace(step, freeing=False, withdrawn="", freed_s=freed_s)
             if outcome.ok:
                 return step
-            return _paused(step, f"its id was not freed: {outcome.detail}", now_s, timing)
+            problem = f"its id was not freed: {outcome.detail}"
+            if not outcome.begun:
+                return _not_begun(step, problem, now_s, timing)
+            return _paused(step, problem, now_s, timing)
         case PowerOffEnded() if step.host_id == outcome.host_id:
             return takeover.with_order(step, outcome, now_s, timing)
         case _:
@@ -127,6 +130,14 @@ def _fencer_freed(step: Takeover, outcome: HostIdFreed, now_s: float, timing: Ti
 def _paused(step: Takeover, problem: str, now_s: float, timing: Timing) -> Takeover:
     """The takeover after a failed step: it starts over after a pause, without earlier readings."""
     return replace(step, offs=(), problem=problem, not_before_s=now_s + timing.takeover_retry)
+
+
+def _not_begun(step: Takeover, problem: str, now_s: float, timing: Timing) -> Takeover:
+    """The takeover after a freeing that was not begun, for the fence log could not be written: on
+    Gluster no write is answered until its bricks miss a host that died in the middle of one
+    (record 98). Nothing was done, so its readings stay as good as they are; whether the last one
+    is fresh enough is asked again (`evidence.may_free`)."""
+    return replace(step, problem=problem, not_before_s=now_s + timing.power_reread)
 
 
 def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:

@@ -84,7 +84,7 @@ def _frees(monkeypatch: pytest.MonkeyPatch, **instead: object) -> None:
 def the_lease_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last look asks the agent itself whether it holds the fence lease."""
     monkeypatch.setattr(LastLook, "_of_this_host", lambda look, known: "")
-    _frees(monkeypatch, held=lambda: True)
+    _frees(monkeypatch, fence_held=lambda: True)
 
 
 def the_age_of_now(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -355,7 +355,7 @@ class Fall:
         self.power = Power.OFF
         self.proven = True
         self.fence_given = True
-        self.freed = True
+        self.freed = self.begun = True
         self.order_works = True
         self.start = StartResult.STARTED
         self.lease: dict[str, Any] = {}
@@ -399,7 +399,8 @@ class Fall:
             case AskFenceOwner():
                 return FenceOwnerAnswer(free_lease(now_s))
             case FreeHostId(host_id=host_id):
-                return HostIdFreed(host_id, self.freed, "" if self.freed else "still there")
+                detail = "" if self.freed else "still there"
+                return HostIdFreed(host_id, self.freed, detail, self.freed or self.begun)
             case StartVm():
                 if self.start is StartResult.STARTED:
                     self.life.here = replaced(self.life.here, engine=UP)

@@ -134,6 +134,7 @@ def test_nothing_is_freed_that_is_not_written_down(monkeypatch: pytest.MonkeyPat
         await settle(lambda: not ours.busy)
         (outcome,) = ours.take_outcomes()
         assert isinstance(outcome, HostIdFreed) and not outcome.ok and "no answer" in outcome.detail
+        assert not outcome.begun
         assert world.told == ["not noted: freeing 2", "freeing 2 over closes", "told"]
 
     asyncio.run(run())

@@ -210,10 +210,13 @@ def test_each_opening_of_the_whiteboard_checks_anew(config: Config) -> None:
         shutil.move(path, path + ".mounted")
         shutil.copy(path + ".mounted", path)
         replaced_by_another(path)
-        assert store._volume is not None
-        store._volume.close()
+        for side in (store._reads, store._writes):
+            if side._volume is not None:
+                side._volume.close()
         with pytest.raises(StorageTrouble):
             await store.read([1])
+        with pytest.raises(StorageTrouble):
+            await store.write(1, EMPTY_SLOT)
         for _ in range(2):
             with pytest.raises(StorageTrouble, match="of cluster 00000000-2222"):
                 await store.write(1, EMPTY_SLOT)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -208,6 +209,25 @@ def test_a_host_id_that_could_not_be_freed_is_proven_off_anew_before_the_next_tr
     fall.freed = True
     fall.until(FreeHostId)
     assert fall.life.now_s - freed_s >= TIMING.takeover_retry + TIMING.power_reread
+    fall.until(StartVm)
+
+
+def test_a_freeing_that_was_not_begun_is_tried_again_as_soon_as_its_proof_is_fresh() -> None:
+    """The storage answered no write for the fence log: nothing was done, and nothing is in the way
+    once it does. Each try has a reading that is no older than io_timeout."""
+    fall = Fall()
+    fall.freed = fall.begun = False
+    fall.until(FreeHostId)
+    tried_s = [fall.life.now_s]
+    for _ in range(4):
+        fall.beat()
+        act = next(each for each in fall.until(FreeHostId).actions if isinstance(each, FreeHostId))
+        assert fall.life.now_s - act.off_read_s <= RULES.io_timeout_s
+        tried_s.append(fall.life.now_s)
+    gaps = [later - before for before, later in itertools.pairwise(tried_s)]
+    assert min(gaps) >= TIMING.power_reread
+    assert max(gaps) < TIMING.takeover_retry
+    fall.freed = True
     fall.until(StartVm)
 
 
