@@ -66,14 +66,15 @@ def _is_known_to_all(turn: VmTurn, v: VmSpec) -> bool:
 
     A host that has not read the VM's record does not list it, which otherwise means that it is down
     there. But somebody may have added a VM while it ran, under libvirt alone: its process holds no
-    lease, and a start here would be the second one. A VM that ran before is known to all.
+    lease, and a start here would be the second one. A VM that ran before is known to all; the host
+    on which it ran may be dead by now.
     """
     several = turn.several
     assert several is not None
     behind = several.behind
     if not behind or turn.here.last_ran or turn.state.last_ran:
         return True
-    reports = (seen.at(peer, v.number) for peer in turn.live)
+    reports = (seen.at(peer, v.number) for peer in turn.observation.peers)
     since_s = turn.state.missing_since_s
     left_s = KNOWN_WITHIN_S - (0.0 if since_s is None else turn.now_s - since_s)
     if left_s <= 0 or any(its.last_ran for its in reports):
