@@ -28,9 +28,9 @@ from broker.api.front_process import CLIENT, OPEN_CONNECTIONS, OVER_TLS, TURNED_
 from broker.api.gate import Gate
 from broker.api.member_requests import MemberRequests
 from broker.api.metrics import ListenerFigures, Metrics
-from broker.api.reach import Reacher
+from broker.api.reach import LibvirtReachRoute
 from broker.api.served import Served
-from broker.api.slot_seen import SlotSeer
+from broker.api.slot_seen import SlotSeenRoute
 from broker.api.v1 import Api
 from broker.daemon.foreign import whole
 from broker.peers.heartbeat import is_nonce
@@ -53,8 +53,8 @@ def application(
     app.router.add_get("/metrics", _get_metrics)
     Api(broker, Gate(token)).add_to(app.router)
     Dashboard().add_to(app.router)
-    Reacher(broker).add_to(app.router)
-    SlotSeer(broker).add_to(app.router)
+    LibvirtReachRoute(broker).add_to(app.router)
+    SlotSeenRoute(broker).add_to(app.router)
     MemberRequests(broker).add_to(app.router)
     app.on_response_prepare.append(with_headers)
     return app
@@ -77,7 +77,7 @@ async def _get_metrics(request: web.Request) -> web.Response:
     return web.Response(body=text, headers={"Content-Type": kind})
 
 
-class Behind(ListenerFigures):
+class FrontFigures(ListenerFigures):
     """The listener's figures, as the process that serves strangers sends them."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Behind(ListenerFigures):
 
 def behind(broker: Served, token: str | None = None) -> web.Application:
     """The application for the process that serves strangers."""
-    figures = Behind()
+    figures = FrontFigures()
 
     @web.middleware
     async def as_asked(request: web.Request, handler: Any) -> web.StreamResponse:

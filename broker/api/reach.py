@@ -25,7 +25,7 @@ from broker.peers.libvirt_reach import ask_libvirt
 from broker.peers.reach_question import DEADLINE_S, PATH, Question, answer
 
 
-class Reacher(SignedRoute[Question]):
+class LibvirtReachRoute(SignedRoute[Question]):
     """Answers for one broker, by its present configuration."""
 
     path = PATH

@@ -15,7 +15,7 @@ from broker.peers.slot_question import PATH, Seen, SlotQuestion, answer, digest_
 from broker.whiteboard.store import StorageTrouble
 
 
-class SlotSeer(SignedRoute[SlotQuestion]):
+class SlotSeenRoute(SignedRoute[SlotQuestion]):
     """Answers for one broker."""
 
     path = PATH

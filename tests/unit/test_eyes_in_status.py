@@ -93,14 +93,22 @@ def test_who_cannot_read_goes_by_no_old_word_of_the_others(tmp_path: Path) -> No
     asyncio.run(run())
 
 
+async def without_gateway(tmp_path: Path, *third: dict[str, float]) -> list[Broker]:
+    """Three hosts after three beats: the first two never reached the gateway, the third one has
+    the windows `third`, or has not tested yet."""
+    three = hosts(tmp_path, 3)
+    for broker in three[:2]:
+        windows_of(broker, *[{GATEWAY: 0.0}] * 3)
+    if third:
+        windows_of(three[2], *third)
+    for now_s in (1.0, 2.0, 3.0):
+        await beat(three, now_s)
+    return three
+
+
 def test_a_host_that_is_silent_has_no_say(tmp_path: Path) -> None:
     async def run() -> None:
-        three = hosts(tmp_path, 3)
-        for broker in three[:2]:
-            windows_of(broker, *[{GATEWAY: 0.0}] * 3)
-        windows_of(three[2], {GATEWAY: 1.0})
-        for now_s in (1.0, 2.0, 3.0):
-            await beat(three, now_s)
+        three = await without_gateway(tmp_path, {GATEWAY: 1.0})
         assert three[0].view(3.0).local.network == 0.0
         for now_s in (4.0, 5.0, 6.0, 7.0):
             await beat(three[:2], now_s)
@@ -112,11 +120,7 @@ def test_a_host_that_is_silent_has_no_say(tmp_path: Path) -> None:
 
 def test_a_host_that_has_not_tested_yet_has_no_say(tmp_path: Path) -> None:
     async def run() -> None:
-        three = hosts(tmp_path, 3)
-        for broker in three[:2]:
-            windows_of(broker, *[{GATEWAY: 0.0}] * 3)
-        for now_s in (1.0, 2.0, 3.0):
-            await beat(three, now_s)
+        three = await without_gateway(tmp_path)
         assert three[0].view(3.0).local.network is None
         assert three[2].view(3.0).local.network is None
 

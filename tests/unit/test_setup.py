@@ -509,15 +509,20 @@ def test_an_identity_is_given_to_a_configured_host_alone(host: Host) -> None:
     assert "this host is not configured" in done.stderr
 
 
+def write_as_first(host: Host, timestamp: int) -> None:
+    """Write the slot of host 1, as its broker would."""
+    engine = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
+    with Volume(host.shared / "whiteboard") as volume:
+        volume.write_slot(1, encode_slot(SlotReport(1, timestamp, 3400, engine, "first")))
+
+
 def test_who_joins_sees_a_member_write_or_is_refused(
     host: Host, tmp_path_factory: pytest.TempPathFactory, daemon: dict[str, str]
 ) -> None:
     """A copy of a whiteboard has members in it, and none of them writes."""
     host.verdicts("--migration-uri", "-")
     other = Host(tmp_path_factory.mktemp("other"), daemon)
-    engine = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
-    with Volume(host.shared / "whiteboard") as volume:
-        volume.write_slot(1, encode_slot(SlotReport(1, 77, 3400, engine, "first")))
+    write_as_first(host, 77)
     join = ("join", "--from", str(host.config.parent), "--dry-run")
     done = other.run(*join)
     assert done.returncode == ExitCode.STORAGE
@@ -526,12 +531,10 @@ def test_who_joins_sees_a_member_write_or_is_refused(
     stop = threading.Event()
 
     def beat() -> None:
-        with Volume(host.shared / "whiteboard") as volume:
-            for timestamp in itertools.count(78):
-                slot = SlotReport(1, timestamp, 3400, engine, "first")
-                volume.write_slot(1, encode_slot(slot))
-                if stop.wait(0.2):
-                    return
+        for timestamp in itertools.count(78):
+            write_as_first(host, timestamp)
+            if stop.wait(0.2):
+                return
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -552,9 +555,7 @@ def test_a_token_is_as_good_as_the_three_files_and_is_good_once(
     made = host.run("invite", "--address", "127.0.0.1", "--json")
     assert made.returncode == ExitCode.OK, made.stderr
     answer = json.loads(made.stdout)
-    engine = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
-    with Volume(host.shared / "whiteboard") as volume:
-        volume.write_slot(1, encode_slot(SlotReport(1, 77, 3400, engine, "first")))
+    write_as_first(host, 77)
     try:
         join = ("join", answer["token"], "--dry-run", "--unproven")
         done = other.run(*join)

@@ -228,7 +228,7 @@ def test_a_member_of_an_earlier_version_is_named(tmp_path: Path, joining: Config
         assert "a member of an earlier version does not answer" in unknown(joining, [word])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("broker.api.listener.SlotSeer.add_to", lambda seer, router: None)
+        patch.setattr("broker.api.listener.SlotSeenRoute.add_to", lambda route, router: None)
         served(tmp_path, test, MemoryStore(MemoryVolume()))
 
 

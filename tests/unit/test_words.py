@@ -46,7 +46,7 @@ LEFT: dict[str, dict[str, int]] = {
 HOMELY_LEFT: set[str] = set()
 #: Names that are homely where the field has one.
 HOMELY = re.compile(
-    r"_?(Hands?|Lookout|Tally|Door|Doorway|FrontDoor|Guest|(Un)?[Tt]old\w*|\w*Teller)"
+    r"_?(Hands?|Lookout|\w*Seer|Reacher|Behind|Tally|Door|Doorway|FrontDoor|Guest|(Un)?[Tt]old\w*|\w*Teller)"
 )
 
 
