@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`make demo`: VMs survive a power cut, told as it happens, on real parts.
+"""`make demo`: VMs survive a power cut, printed as it happens, on real parts.
 
 Every step is checked on the machine itself; the exit code is 0 only if all of them held.
 """

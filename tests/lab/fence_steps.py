@@ -82,12 +82,12 @@ class Fence:
         return bmc.calls(self.cluster.layout.host(host_id_of(host)))
 
     def calls(self, host: str = "") -> list[tuple[float, str]]:
-        """What the BMC of the host (the victim's) was asked and told since."""
+        """The questions and orders that the BMC of the host (the victim's) has had since."""
         host = host or self.victim
         return self._calls_of(host)[self._calls[host] :]
 
     def told(self, what: str, host: str = "") -> int:
-        """How often a BMC said or was told that."""
+        """How often a BMC said that, or had that order."""
         return sum(call == what for _, call in self.calls(host))
 
     def shot(self) -> list[str]:

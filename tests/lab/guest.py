@@ -132,7 +132,7 @@ done
 """
 
 
-#: A form of two pages; what page one was told lies in the guest's RAM alone until page two comes.
+#: A form of two pages; what page one was given lies in the guest's RAM alone until page two comes.
 FORM = f"""#!/bin/busybox sh
 b=/bin/busybox
 title='<!doctype html><html lang="en"><title>Order</title>'

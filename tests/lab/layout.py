@@ -139,7 +139,7 @@ class HostLayout:
 
     @property
     def bmc_calls(self) -> Path:
-        """The BMC's own log of what it was asked and told; see bmc.calls."""
+        """The BMC's own log of questions and orders; see bmc.calls."""
         return self.bmc / "calls"
 
     @property

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A standby that cannot start the VM: proven beforehand with the real libvirt, and where it is
-found out only by trying, told in libvirt's own words. A lab of its own: hosts get broken here."""
+found out only by trying, shown in libvirt's own words. A lab of its own: hosts get broken here."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_standby_without_the_bridge_is_none_and_one_again_when_it_is_there(
 
 
 def test_a_start_that_fails_says_libvirt_s_own_words_and_counts(pair: Cluster) -> None:
-    """The heir of the test before, told not to look beforehand; the lease's owner is dead."""
+    """The heir of the test before, set not to look beforehand; the lease's owner is dead."""
     owner = pair.wait_healthy(TAKEOVER_S)
     (heir,) = (name for name in pair.hosts if name != owner)
     config = pair.config_path(heir)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The evening that the users of this product told of, on real parts: three services on three hosts
+"""The evening that users of this product described, on real parts: three services on three hosts
 (a web page, a database that counts on its disk, an identity provider that the page needs) through a
 drain, a power cut, a power loss of five seconds and a reboot of each host, with visitors on all
 three services all the time."""

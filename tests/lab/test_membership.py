@@ -92,7 +92,7 @@ def test_a_host_leaves_another_is_forgotten_and_both_come_back(lab: Cluster, cop
             assert time.monotonic() < until_s, host_ids(lab, owner)
             time.sleep(0.1)
 
-        # Both at once, wanting the same id; the loser is told, and gets another one.
+        # Both at once, wanting the same id; the loser gets an error, and then another id.
         lab.power_on(two)
         lab.wait_booted(two)
         stop(lab, two)

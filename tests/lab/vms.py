@@ -152,7 +152,7 @@ _CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check"
 
 
 def cmdline(vm: LabVm) -> str:
-    """What the guest's kernel is told."""
+    """The command line of the guest's kernel."""
     text = f"{_CMDLINE} lab.addr={vm.address} lab.gateway={GATEWAY}"
     return text if vm is ENGINE else f"{text} lab.role={vm.role}"
 

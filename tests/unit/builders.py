@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Plain makers of what `decide` takes in: a healthy host 1 in a quiet cluster, unless told
+"""Plain makers of what `decide` takes in: a healthy host 1 in a quiet cluster, unless set
 otherwise. Each test then says only what is different in its story."""
 
 from __future__ import annotations
@@ -307,7 +307,7 @@ class Life:
 
 
 def may_start(**remembered: Any) -> dict[str, Any]:
-    """The memory of a host that has just been told that the engine lease is free."""
+    """The memory of a host that has just had the answer that the engine lease is free."""
     return {"lease": free_lease(), **remembered}
 
 

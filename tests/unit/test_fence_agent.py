@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Fence agents as processes: what they are told and how, and that none outlives its deadline."""
+"""Fence agents as processes: what they are given and how, and that none outlives its deadline."""
 
 from __future__ import annotations
 

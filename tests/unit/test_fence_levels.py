@@ -25,7 +25,7 @@ MACHINE, OTHER = (uuid.UUID(f"0a0b0c0d-1111-2222-3333-00000000000{n}") for n in 
 
 
 class Scripted:
-    """A device that does as it is told; also its own login."""
+    """A device that does as the test sets it; it is its own login too."""
 
     def __init__(self, power: Power = Power.ON, guid: uuid.UUID | None = MACHINE) -> None:
         self.state = power

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is checked last thing before a host is switched off, and what the log is told."""
+"""The checks right before a host is switched off, and what goes into the fence log."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who lives, told from timestamps that change, by nobody's clock but our own."""
+"""Liveness by timestamps that change, with no clock but this host's own."""
 
 from __future__ import annotations
 

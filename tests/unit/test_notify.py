@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Notifications as a whole: told, queued, sent, tried again, folded, shown; and the beat goes
+"""Notifications as a whole: made, queued, sent, tried again, folded, shown; and the beat goes
 on whatever becomes of them."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is told, to whom, how often, and in what order: the parts of notifications that only
+"""What is sent, to whom, how often, and in what order: the parts of notifications that only
 compute."""
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def test_another_subject_or_detail_is_not_the_same() -> None:
 
 
 def test_the_last_word_on_a_thing_is_never_swallowed() -> None:
-    """Back and forth within the time: what is told last is how it is."""
+    """Back and forth within the time: the notice that is sent last is the present state."""
     folding, out = Folding(10), []
     for at, detail in enumerate(["silent", "back", "silent"]):
         fresh = folding.take(stamped(detail), float(at))

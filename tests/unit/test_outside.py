@@ -46,7 +46,7 @@ OFTEN, SELDOM = TIMING.outside_interval, TIMING.outside_seldom
 
 
 class Page:
-    """OutsideProbe: answers as it is told."""
+    """OutsideProbe: answers as the test sets it."""
 
     def __init__(self) -> None:
         self.answer: str | None = None

@@ -335,7 +335,7 @@ def test_who_joins_takes_neither_the_id_nor_the_name_of_the_member_that_never_ra
         again = json.loads(other.run("join", "--from", copies, "--json").stdout)["steps"]
         assert {step["verdict"] for step in again} == {"ok"}
 
-        # Another member cannot be reached, nor asked: told, and no reason not to be a member.
+        # Another member cannot be reached, nor asked: said, and no reason not to be a member.
         away = "qemu+unix:///system?socket=/nowhere/{host}"
         text = with_keys(host.config.read_text(), {"libvirt.migration-uri": away})
         host.config.write_text(text)

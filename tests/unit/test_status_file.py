@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt's status file of the VM is written: told by the kernel at once, and nothing else is."""
+"""libvirt writes its status file of the VM: the kernel reports that at once, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE_S = 10.0
 
 
 def watched(folder: Path, test: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]) -> int:
-    """How often a change was told while `test` ran; it gets what waits for the next one."""
+    """How often a change was reported while `test` ran; it gets what waits for the next one."""
     told = 0
 
     async def run() -> None:

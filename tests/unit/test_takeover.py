@@ -58,7 +58,7 @@ def power(status: Power, read_s: float = NOW_S, proven: bool = True) -> PowerAns
 
 
 def walk(takeover: Takeover, **changed: Any) -> tuple[Takeover, tuple[object, ...], list[Code]]:
-    """One step with the fence lease held, unless told otherwise."""
+    """One step with the fence lease held, unless `given` says otherwise."""
     now_s, rules = changed.pop("now_s", NOW_S), changed.pop("rules", RULES)
     after, actions, reasons = step(takeover, evidence(DEAD, **changed), now_s, rules)
     assert reasons, "always say why"

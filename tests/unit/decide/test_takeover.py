@@ -113,7 +113,7 @@ def test_an_answer_of_the_time_before_the_freeing_starts_nothing_over() -> None:
 
 
 def test_each_step_of_a_takeover_says_what_it_waits_for() -> None:
-    """Sanlock's countdown is told as long as nothing better is in sight."""
+    """The reason has sanlock's countdown as long as nothing quicker is in sight."""
     fall = Fall()
     told = {}
     for kind in (AskPower, TakeFenceLease, FreeHostId):
