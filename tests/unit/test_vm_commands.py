@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -209,6 +211,27 @@ def test_a_definition_gets_its_lease_and_its_name(host: Host) -> None:
     assert f"<key>{record.resource}</key>" in text and f'offset="{16 * MIB}"' in text
     saved = json.loads(host.good("export"))
     assert saved["vms"][0]["xml"] == text
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_a_vm_comes_back_from_the_backup_as_the_page_says(host: Host) -> None:
+    """The lines of docs/vm-life.md, word for word; `ha-agent` alone is this host's."""
+    settings = ("--priority", "70", "--health", "http://192.0.2.1/x", "--expect", "it's up & well")
+    host.add("db", *settings)
+    before = json.loads(host.good("export"))
+    (host.folder / "vms.json").write_text(json.dumps(before))
+    host.good("stop", "db")
+    host.good("remove", "db")
+    page = (Path(__file__).parents[2] / "docs" / "vm-life.md").read_text()
+    take, add, set_again = re.findall(r"^    ((?:jq|ha-agent vm add) .*)$", page, re.MULTILINE)
+    subprocess.run(take, shell=True, cwd=host.folder, check=True)
+    assert add == "ha-agent vm add db.xml"
+    host.good("add", str(host.folder / "db.xml"))
+    shown = set_again.replace("xargs ha-agent vm set db", "xargs printf '%s\\n'")
+    words = subprocess.run(shown, shell=True, cwd=host.folder, check=True, capture_output=True)
+    host.good("set", "db", *words.stdout.decode().splitlines())
+    (was,), (now,) = before["vms"], json.loads(host.good("export"))["vms"]
+    assert (now["uuid"], now["settings"]) == (was["uuid"], was["settings"])
 
 
 def test_a_definition_is_changed_and_taken_back(host: Host) -> None:
