@@ -34,6 +34,21 @@ def is_cut_off(host: HostStatus) -> bool:
     return any(p.name == "cut-off" for p in host.penalties)
 
 
+def proven_off(status: Status, host: HostStatus) -> str:
+    """By whom and when a silent host was proven to be off; empty: it was not, or it is back."""
+    # The newest stands first. A record whose signature is at fault proves nothing.
+    found = (
+        one
+        for one in status.fence_log
+        if one.target == host.host_id and one.step != "intent" and not one.signature
+    )
+    newest = next(found, None)
+    if host.liveness != "silent" or newest is None or newest.step not in ("dead", "freeing"):
+        return ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(newest.at))
+    return f"power off, proven by {newest.by_name} at {when}"
+
+
 def duration(seconds: float) -> str:
     """A duration for people: the two largest units."""
     whole = int(seconds)

@@ -13,6 +13,7 @@ from agent.status.sentences import (
     if_it_dies,
     is_cut_off,
     outside,
+    proven_off,
     switched_off,
     witnesses,
 )
@@ -167,7 +168,8 @@ def _names_twice(status: Status) -> Iterator[str]:
 def _of_host(status: Status, host: HostStatus) -> Iterator[str]:
     """What is wrong with one host."""
     if host.liveness == "silent" and not host.stopped and host.witnesses is not None:
-        yield f"{host.hostname} is silent: {witnesses(host.witnesses)}"
+        found = (witnesses(host.witnesses), proven_off(status, host))
+        yield f"{host.hostname} is silent: {'; '.join(filter(None, found))}"
     elif host.liveness == "live" and host.agent not in ("", "ok", "stopped"):
         yield (
             f"AGENT on {host.hostname} is {host.agent}: score 0 (systemctl status ha-agent there)"

@@ -29,6 +29,7 @@ from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import (
     DifferenceStatus,
     EngineSummary,
+    FenceLogEntry,
     ModeStatus,
     MoveStatus,
     PenaltyOnWire,
@@ -430,6 +431,19 @@ def test_liveliness_is_a_line_and_an_exit_code(
         "host": engine.hostname,
     }
     assert json.loads(as_json.stdout) == wanted
+
+
+def test_a_silent_host_that_was_proven_off_is_said_to_be() -> None:
+    """The dashboard said so; the status named the silent witnesses alone."""
+    last = FenceLogEntry(7, "dead", 1, "host1", 2, "host2", 1795889944.0, True, "read off twice")
+    begun = msgspec.structs.replace(last, number=6, step="intent")
+    gone = host(2, liveness="silent", witnesses=documented().hosts[2].witnesses)
+    words = "; power off, proven by host1 at 2026-11-28 18:19:04 UTC"
+    assert words in as_text(status(WELL[0], gone, fence_log=(last, begun)))
+    forged = msgspec.structs.replace(last, signature="bad")
+    for log in ((), (begun,), (forged,), (msgspec.structs.replace(last, step="back"), last)):
+        text = as_text(status(WELL[0], gone, fence_log=log))
+        assert "host2 is silent" in text and "power off" not in text
 
 
 def test_local_maintenance_is_said_once_in_a_row() -> None:

@@ -215,7 +215,7 @@ def test_a_definition_gets_its_lease_and_its_name(host: Host) -> None:
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
 def test_a_vm_comes_back_from_the_backup_as_the_page_says(host: Host) -> None:
-    """The lines of docs/vm-life.md, word for word; `ha-agent` alone is this host's."""
+    """A test types the lines of docs/vm-life.md; `ha-agent` alone is replaced by this host's."""
     settings = ("--priority", "70", "--health", "http://192.0.2.1/x", "--expect", "it's up & well")
     host.add("db", *settings)
     before = json.loads(host.good("export"))

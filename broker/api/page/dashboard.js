@@ -579,7 +579,7 @@ function isLastWord(host) {
 /** Of a host that is switched off, by proof; empty: there is none, or it is back. */
 function deadText(host) {
   if (host.liveness !== "silent") return "";
-  const newest = status.fence_log.find((entry) => entry.target === host.host_id && entry.step !== "intent");
+  const newest = status.fence_log.find((entry) => entry.target === host.host_id && entry.step !== "intent" && !entry.signature);
   if (!newest || !["dead", "freeing"].includes(newest.step)) return "";
   return `power off, proven by ${clean(newest.by_name, 100)} at ${when(new Date(newest.at * 1000 - aheadMs))}`;
 }
