@@ -156,8 +156,8 @@ def write_lan(host: HostLayout, address: str, password: str) -> None:
 
 
 def calls(host: HostLayout) -> list[tuple[float, str]]:
-    """The questions and orders of a BMC: (seconds since this machine's boot, ``power:0``, ``power:1``,
-    ``ordered:off`` or ``ordered:on``), oldest first."""
+    """The questions and orders of a BMC: (seconds since this machine's boot, ``power:0``,
+    ``power:1``, ``ordered:off`` or ``ordered:on``), oldest first."""
     try:
         lines = host.bmc_calls.read_text().splitlines()
     except FileNotFoundError:
