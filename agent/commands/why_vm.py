@@ -32,8 +32,9 @@ def explain(status: Status, vm: VmEntry) -> list[str]:
         lines.append(f"This host cannot start it: {vm.refused}.")
     if status.global_maintenance:
         return [*lines, "Nothing would change it while global maintenance lasts."]
-    if vm.want == "down" and not vm.up:
-        return [*lines, f"It stays so until somebody wants it: ha-agent vm start {vm.name}."]
+    if vm.want == "down":
+        so = "It" if vm.up is False else "Once it is down it"
+        return [*lines, f"{so} stays so until somebody wants it: ha-agent vm start {vm.name}."]
     lines.append(_title(status, vm))
     lines += [f"  {line}" for line in _hosts(status, vm)]
     return [*lines, *_next(status, vm)]

@@ -380,6 +380,12 @@ def test_why_of_a_vm_that_nobody_wants_or_in_global_maintenance() -> None:
         for vm in status.vms
     )
     assert why("db", vms=off)[-1] == ("It stays so until somebody wants it: ha-agent vm start db.")
+    stopping = tuple(
+        msgspec.structs.replace(vm, want="down", state=VmWord.STOPPING) for vm in status.vms
+    )
+    assert why("db", vms=stopping)[2:] == [
+        "Once it is down it stays so until somebody wants it: ha-agent vm start db."
+    ], "no host would take it"
     assert why("db", global_maintenance=True)[-1] == (
         "Nothing would change it while global maintenance lasts."
     )
