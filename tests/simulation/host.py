@@ -430,10 +430,14 @@ class Host:
             self.loop = None
 
     def was_on(self, ago_s: float) -> bool:
-        """Whether it had power so long ago, as far as its last change tells."""
-        now_s = self.timeline.now_s
-        changed_s = self.on_since_s if self.power else self.off_since_s
-        return self.power is (now_s - changed_s >= ago_s)
+        """Whether it had power so long ago, as far as its last two changes tell."""
+        then_s = self.timeline.now_s - ago_s
+        last_s, before_s = self.off_since_s, self.on_since_s
+        if self.power:
+            last_s, before_s = before_s, last_s
+        if then_s >= last_s:
+            return self.power
+        return self.power is not (then_s >= before_s)
 
     def freeze(self, for_s: float) -> None:
         """Nothing on it runs for so long; the watchdog resets it when that is too long."""

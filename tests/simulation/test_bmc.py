@@ -180,3 +180,22 @@ def test_nothing_is_left_of_a_closed_world() -> None:
     in_login(site)
     site.world.close()
     assert set(threading.enumerate()) <= before
+
+
+def test_a_bmc_that_caches_tells_what_was_so_at_that_moment() -> None:
+    """A host that was off for two seconds had power fifteen seconds before, and has it again."""
+    world = World(Settings(hosts=1), random.Random(1))
+    (host,) = world.hosts.values()
+    host.power_on()
+    world.run(30.0)
+    host.power_off("test")
+    world.run(2.0)
+    assert host.was_on(bmc.CACHED_S) and not host.was_on(1.0)
+    host.power_on()
+    world.run(1.0)
+    assert host.was_on(bmc.CACHED_S) and not host.was_on(2.0)
+    world.run(13.0)
+    assert not host.was_on(bmc.CACHED_S) and host.was_on(1.0)
+    world.run(2.0)
+    assert host.was_on(bmc.CACHED_S)
+    world.close()
