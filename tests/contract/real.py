@@ -90,7 +90,7 @@ class RealStore(Real):
 
         def gate() -> None:
             # Only this host's way to the storage has the gate, not the other one's.
-            if threading.current_thread() is not self._thread():
+            if threading.current_thread() not in self._threads():
                 return
             if self._fault == "error":
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -108,8 +108,15 @@ class RealStore(Real):
         monkeypatch.setattr(os, "pwrite", write)
         monkeypatch.setattr(os, "preadv", read)
 
-    def _thread(self) -> threading.Thread | None:
-        return self.store._worker._thread
+    def _threads(self) -> list[threading.Thread | None]:
+        return [side._worker._thread for side in self._sides()]
+
+    def _sides(self) -> list[Any]:
+        return [self.store._reads, self.store._writes]
+
+    def _give_deadline(self, deadline_s: float) -> None:
+        for side in self._sides():
+            side._deadline_s = deadline_s
 
     def close(self) -> None:
         self._over.set()
@@ -119,11 +126,13 @@ class RealStore(Real):
         self._fault = "error"
 
     def hangs(self) -> None:
-        self._fault, self.store.deadline_s = "hang", self.HANGS_S
+        self._fault = "hang"
+        self._give_deadline(self.HANGS_S)
         self._over.clear()
 
     def is_well(self) -> None:
-        self._fault, self.store.deadline_s = "", self.DEADLINE_S
+        self._fault = ""
+        self._give_deadline(self.DEADLINE_S)
         self._over.set()
 
 

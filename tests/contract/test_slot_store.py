@@ -58,10 +58,13 @@ def test_an_error_is_told_at_once_and_is_no_hang(site: Both) -> None:
 
 
 def test_a_call_that_hangs_is_given_up_and_none_is_begun_before_it_ends(site: Both) -> None:
+    """The real store has a thread for each kind of call, the simulated one has one for both: there
+    the write is the call that a read waits for."""
     site.hangs()
+    call = f"(writing slot {HERE}|reading slots)"
     for what in (lambda: site.store.write(HERE, ONE), lambda: site.store.read([HERE])):
         with pytest.raises(
-            StorageTrouble, match=f"whiteboard: writing slot {HERE} has not answered for"
+            StorageTrouble, match=f"whiteboard: {call} has not answered for"
         ) as told:
             site.call(what)
         assert told.value.hung
