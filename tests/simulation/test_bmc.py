@@ -17,6 +17,7 @@ from agent.fence.guarded import GRACE_S, Identity
 from agent.fence.levels import FenceLevels
 from scoring.observation import Power, PowerAnswer, PowerOffEnded
 from tests.simulation import bmc
+from tests.simulation.host import CACHED_S
 from tests.simulation.laws import Broken
 from tests.simulation.threads import SimTime
 from tests.simulation.world import Settings, World
@@ -190,12 +191,12 @@ def test_a_bmc_that_caches_tells_what_was_so_at_that_moment() -> None:
     world.run(30.0)
     host.power_off("test")
     world.run(2.0)
-    assert host.was_on(bmc.CACHED_S) and not host.was_on(1.0)
+    assert host.was_on(CACHED_S) and not host.was_on(1.0)
     host.power_on()
     world.run(1.0)
-    assert host.was_on(bmc.CACHED_S) and not host.was_on(2.0)
+    assert host.was_on(CACHED_S) and not host.was_on(2.0)
     world.run(13.0)
-    assert not host.was_on(bmc.CACHED_S) and host.was_on(1.0)
+    assert not host.was_on(CACHED_S) and host.was_on(1.0)
     world.run(2.0)
-    assert host.was_on(bmc.CACHED_S)
+    assert host.was_on(CACHED_S)
     world.close()
