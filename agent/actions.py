@@ -381,8 +381,12 @@ class ActionRunner:
                 return why_not or self.last_look.cut()
             return why_not or self.last_look.free(act)
 
-        name = self.hostnames.get(act.host_id, "")
-        await self._storage_fence.cut(act.host_id, name, prove)
+        await self._cut(act.host_id, prove)
+
+    async def _cut(self, host: int, prove: Callable[[], Awaitable[str]]) -> bool:
+        name = self.hostnames.get(host, "")
+        others = [other for number, other in self.hostnames.items() if number != host]
+        return await self._storage_fence.cut(host, name, prove, others)
 
     async def _after_the_cut(self) -> None:
         """Return once nothing is being cut any more. A lease is known to be free as soon as its
@@ -404,7 +408,7 @@ class ActionRunner:
                 self.last_look.power_reread_s,
             )
 
-        if await self._storage_fence.cut(host, self.hostnames.get(host, ""), prove):
+        if await self._cut(host, prove):
             self._cut_before = host
 
     async def _reads_off(self, host: int) -> str:

@@ -29,7 +29,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -53,8 +53,11 @@ class StorageFenceError(FenceError):
 class StorageDriver(Protocol):
     """One kind of storage."""
 
-    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
-        """What the storage holds for that host. Changes nothing. StorageFenceError."""
+    def find(
+        self, host: int, name: str, deadline_s: float, others: Collection[str] = ()
+    ) -> tuple[str, ...]:
+        """What the storage holds for that host. Changes nothing. StorageFenceError. `others`: the
+        names of the other hosts, whose own is never found."""
 
     def cut(self, host: int, name: str, found: Sequence[str], deadline_s: float) -> None:
         """Take away what `find` has found. StorageFenceError."""
@@ -98,13 +101,20 @@ class StorageFence:
             return f"{self._kind}: {sentence(error)}"
         return ""
 
-    async def cut(self, host: int, name: str, prove: Callable[[], Awaitable[str]]) -> bool:
+    async def cut(
+        self,
+        host: int,
+        name: str,
+        prove: Callable[[], Awaitable[str]],
+        others: Collection[str] = (),
+    ) -> bool:
         """Cut what the storage holds for a dead host. `prove`: proves now that the host is off and
-        may be cut, or says why that is not proven. Returns whether it was cut."""
+        may be cut, or says why that is not proven. `others`: the names of the other hosts. Returns
+        whether it was cut."""
         if self._driver is None:
             return False
         try:
-            found = await self._find(self._driver, host, name, self._timeout_s)
+            found = await self._find(self._driver, host, name, self._timeout_s, others)
             if not found:
                 log.info("%s holds nothing for host %d (%s)", self._kind, host, name)
                 return False
@@ -132,11 +142,16 @@ class StorageFence:
         return True
 
     async def _find(
-        self, driver: StorageDriver, host: int, name: str, within_s: float
+        self,
+        driver: StorageDriver,
+        host: int,
+        name: str,
+        within_s: float,
+        others: Collection[str] = (),
     ) -> tuple[str, ...]:
         deadline_s = time.monotonic() + within_s
         return await self._worker.call(
-            f"asking about host {host}", within_s, driver.find, host, name, deadline_s
+            f"asking about host {host}", within_s, driver.find, host, name, deadline_s, others
         )
 
 
@@ -170,7 +185,9 @@ class CephClients:
     def __init__(self, file_system: str, options: Sequence[str]) -> None:
         self._argv = ["ceph", *options, "tell", f"mds.{file_system}:0", "client"]
 
-    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+    def find(
+        self, host: int, name: str, deadline_s: float, others: Collection[str] = ()
+    ) -> tuple[str, ...]:
         if name in _NOBODY:
             raise StorageFenceError(f"host {host} has no name of its own: {name!r}")
         text = run([*self._argv, "ls", "--format=json"], deadline_s)
@@ -179,7 +196,7 @@ class CephClients:
             return tuple(
                 str(int(each["id"]))
                 for each in sessions
-                if same_host(str(each["client_metadata"].get("hostname", "")), name)
+                if is_of(str(each["client_metadata"].get("hostname", "")), name, others)
             )
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise StorageFenceError(f"the list of clients cannot be read: {error}") from None
@@ -206,7 +223,9 @@ class GlusterLocks:
         self._images = tuple(images)
         self._leases = leases
 
-    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+    def find(
+        self, host: int, name: str, deadline_s: float, others: Collection[str] = ()
+    ) -> tuple[str, ...]:
         run([*self._argv, "status", self._volume], deadline_s)
         found = []
         for image in self._images:
@@ -235,7 +254,9 @@ class StorageCommand:
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = tuple(argv)
 
-    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+    def find(
+        self, host: int, name: str, deadline_s: float, others: Collection[str] = ()
+    ) -> tuple[str, ...]:
         self._run("check", host, name, deadline_s)
         return (name,)
 
@@ -250,6 +271,12 @@ class StorageCommand:
                 word = word.replace(place, value)
             argv.append(word)
         run(argv, deadline_s)
+
+
+def is_of(client: str, name: str, others: Collection[str]) -> bool:
+    """Whether the name that a client gives is that host's and no other's: a short name may be that
+    of two hosts in two domains, and the live one keeps its client."""
+    return same_host(client, name) and not any(same_host(client, other) for other in others)
 
 
 def same_host(client: str, name: str) -> bool:

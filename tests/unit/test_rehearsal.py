@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -143,7 +143,9 @@ class Storage:
     def __init__(self, *refuses: int) -> None:
         self.refuses, self.asked = set(refuses), list[tuple[int, str]]()
 
-    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+    def find(
+        self, host: int, name: str, deadline_s: float, others: Collection[str] = ()
+    ) -> tuple[str, ...]:
         self.asked.append((host, name))
         if host in self.refuses:
             raise StorageFenceError("no rights")

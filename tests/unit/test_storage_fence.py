@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,7 +42,9 @@ class Storage:
     def __init__(self, calls: list[str], found: tuple[str, ...] = ("11",)) -> None:
         self.calls, self.found = calls, found
 
-    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+    def find(
+        self, host: int, name: str, deadline_s: float, others: Collection[str] = ()
+    ) -> tuple[str, ...]:
         self.calls.append("find")
         if name == "broken":
             raise StorageFenceError("no way")
@@ -207,6 +209,18 @@ def test_a_list_that_cannot_be_read_is_no_empty_list(programs: Path, says: str) 
 def test_a_name_that_many_have_is_nobody_s(programs: Path, name: str) -> None:
     with pytest.raises(StorageFenceError, match="no name of its own"):
         CephClients("cephfs", ()).find(1, name, soon())
+
+
+def test_a_short_name_that_two_hosts_have_is_nobody_s(programs: Path) -> None:
+    """The other host lives, and its client may be the one that gives the short name."""
+    sessions = [
+        {"id": number, "client_metadata": {"hostname": name}}
+        for number, name in ((1, "node1"), (2, "node1.a"), (3, "node1.b"))
+    ]
+    (programs / "says").write_text(json.dumps(sessions))
+    driver = CephClients("cephfs", ())
+    assert driver.find(1, "node1.a", soon(), ["node1.b", "host3"]) == ("2",)
+    assert driver.find(1, "node1.a", soon(), ["host2", "host3"]) == ("1", "2")
 
 
 class Owners:

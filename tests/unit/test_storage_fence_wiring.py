@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -64,6 +64,7 @@ class World:
         self.powers, self.freed = list(powers), freed
         self.lease_after = lease_after
         self.told: list[str] = []
+        self.others: tuple[str, ...] = ()
 
     def know(self, uuids: object) -> None:
         pass
@@ -90,8 +91,11 @@ class World:
         self.told.append("power")
         return self.powers.pop(0) if len(self.powers) > 1 else self.powers[0]
 
-    def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+    def find(
+        self, host: int, name: str, deadline_s: float, others: Collection[str] = ()
+    ) -> tuple[str, ...]:
         self.told.append(f"find {name}")
+        self.others = tuple(others)
         return ("its client",)
 
     def cut(self, host: int, name: str, found: Sequence[str], deadline_s: float) -> None:
@@ -111,7 +115,7 @@ def done(
             cast(FenceLog, world),
             StorageFence("ceph", world, 60.0),
         )
-        runner.hostnames = {TARGET: "host2"}
+        runner.hostnames = {1: "host1", TARGET: "host2", 3: "host2.b"}
         for each, decided in ((action, state), *more):
             runner.last_look.take(decided, asyncio.get_running_loop().time())
             runner.begin(each)
@@ -127,6 +131,12 @@ def quick(**changed: Any) -> AgentState:
     """A takeover under way, whose readings of the power need not be far apart."""
     rules = replace(RULES, timing=replace(RULES.timing, power_reread=0.001))
     return replace(state_of(takeover=replace(TAKES, **changed)), rules=rules)
+
+
+def test_the_storage_is_told_which_names_are_other_hosts() -> None:
+    world = World()
+    done(world, FREE, state_of(takeover=FREES))
+    assert world.others == ("host1", "host2.b")
 
 
 def test_what_a_freed_host_held_is_cut_by_a_proof_of_its_own() -> None:
@@ -214,7 +224,9 @@ def test_a_start_waits_for_what_is_cut_for_the_id_that_was_freed(
     QEMU that is started then would find the image locked."""
 
     class Slow(World):
-        def find(self, host: int, name: str, deadline_s: float) -> tuple[str, ...]:
+        def find(
+            self, host: int, name: str, deadline_s: float, others: Collection[str] = ()
+        ) -> tuple[str, ...]:
             time.sleep(0.1)
             return super().find(host, name, deadline_s)
 
