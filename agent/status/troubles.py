@@ -35,6 +35,7 @@ _THEN = {
 }
 #: Reasons of this host's agent that are troubles by themselves (scoring/decision.py).
 _SAID = {
+    "vm-unprotected": "UNPROTECTED",
     "vm-paused": "PAUSED",
     "vm-outdated": "OUTDATED",
     "autostart": "AUTOSTART",
