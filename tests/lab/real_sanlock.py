@@ -16,8 +16,17 @@ needs_sanlock = pytest.mark.skipif(
 )
 
 
+#: Runs its arguments without the machine's own sanlock.conf, which may give every sanlock a name.
+_WITHOUT_CONF = (
+    *("unshare", "--mount", "sh", "-ec"),
+    '[ ! -d /etc/sanlock ] || mount -t tmpfs none /etc/sanlock; exec "$@"',
+    "sh",
+)
+
+
 class Daemon:
-    """A sanlock daemon with a run directory of its own. `name` "": it makes one up."""
+    """A sanlock daemon with a run directory of its own, which does not see the machine's
+    sanlock.conf. `name` "": it makes one up."""
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir()
@@ -29,7 +38,10 @@ class Daemon:
         argv = ["sanlock", "daemon", "-D", "-w", "0", "-l", "0", "-h", "0", "-U", "root"]
         argv += ["-G", "root", *(("-e", name) if name else ())]
         self.process = subprocess.Popen(
-            argv, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*_WITHOUT_CONF, *argv],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         # sanlock's socket is there a moment before sanlock listens on it.
         while self.client("status").returncode:
