@@ -137,7 +137,7 @@ def test_a_kernel_that_is_not_asked_is_a_breach(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who takes each silent broker for a machine that hangs shoots the living."""
-    monkeypatch.setattr(evidence, "hangs", lambda *given: True)
+    monkeypatch.setattr(evidence, "why_not_hung", lambda *given: "")
     world.wish_daemons(owner(world), False)
     with pytest.raises(Broken, match="fenced"):
         world.run(40.0)
