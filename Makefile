@@ -12,7 +12,7 @@ SIDE_BY_SIDE := -n 4 --dist loadfile
 # Labs share nothing but the two cores, and most of the time they wait.
 LABS := -n 2 --dist loadfile
 
-.PHONY: help setup check lint fast slow-test explore test contract-test simulation-test browser-test lab-test lab-test-long test-storage demo demo-sim simulate \
+.PHONY: help setup check lint fast slow-test explore test contract-test simulation-test story-test seed-test browser-test lab-test lab-test-long test-storage demo demo-sim simulate \
 	nightly mutation bench bench-takeover lab-down clean package-build-test package-test packages deb rpm release release-check
 
 help:
@@ -59,9 +59,13 @@ explore: setup
 check: setup
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint fast
 
-simulation-test: setup
+simulation-test: story-test seed-test
+
+story-test: setup
 	@$(PYTHON) -m pytest -q -n auto --dist worksteal tests/simulation --ignore tests/simulation/test_seeds.py
-	@# The seeds have processes of their own: each of pytest's would run all of them.
+
+# The seeds have processes of their own: each of pytest's would run all of them.
+seed-test: setup
 	@$(PYTHON) -m pytest -q tests/simulation/test_seeds.py
 
 lab-test: setup
