@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import logging
-import os
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from broker.events import kept as kept_events
 from broker.events.kept import FILE_NAME, KeptEvents
 from broker.events.notice import Notice
 from broker.events.ring import Events
@@ -101,14 +102,16 @@ def test_without_a_place_nothing_is_kept_and_it_is_said_once(
     assert sum("cannot be written" in text for text in told) == 1
 
 
-def test_a_disk_that_hangs_does_not_hold_up_who_tells(tmp_path: Path) -> None:
-    """A FIFO without a reader: opening it for appending waits for ever."""
-    os.mkfifo(tmp_path / FILE_NAME)
+def test_a_disk_that_hangs_does_not_hold_up_who_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(kept_events, "append_lines", lambda path, data: answers.wait())
     kept = KeptEvents(tmp_path, 5)
     event = Event(1, "", "test", "info", "host1", 1, "text", {})
     for number in range(100):
         kept.keep(msgspec.structs.replace(event, id=number + 1))
     assert kept.is_writing, "and still it waits for the disk"
-    with (tmp_path / FILE_NAME).open("rb"):
-        kept.flush(PATIENCE_S)
+    answers.set()
+    kept.flush(PATIENCE_S)
     assert not kept.is_writing
