@@ -81,15 +81,16 @@ def has_never_passed(turn: VmTurn) -> bool:
     return not turn.here.healthy_before and not is_paused(turn)
 
 
-def is_over(turn: VmTurn) -> bool:
-    """Whether the guest was asked to shut down for its health, and that reason is gone (rule 5)."""
-    return (
-        turn.state.sick
-        and turn.observation.local.shutdown is None
-        and turn.vm_up_here
-        and not turn.sample_is_stale
-        and (turn.here.report.health is Health.GOOD or bool(reached(turn)))
-    )
+def is_over(turn: VmTurn) -> str:
+    """Why the reason for which the guest was asked to shut down, its health, is gone (rule 5), for
+    the log; "": it is not, or the guest was asked for another reason."""
+    if not (turn.state.sick and turn.may_stay_up):
+        return ""
+    if turn.here.report.health is Health.GOOD:
+        return "the VM is healthy again"
+    if who := reached(turn):
+        return f"{', '.join(who)} reached the VM, though its own check fails"
+    return ""
 
 
 def may_be_well(turn: VmTurn) -> bool:

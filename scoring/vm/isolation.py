@@ -162,9 +162,7 @@ def is_over(turn: VmTurn) -> bool:
     """Whether the guest was asked to shut down for isolation, and the VM is reached here again."""
     return (
         turn.state.isolated
-        and turn.observation.local.shutdown is None
-        and turn.vm_up_here
-        and not turn.sample_is_stale
+        and turn.may_stay_up
         and turn.here.report.health is Health.GOOD
         and look(turn).verdict is not Verdict.ISOLATED
     )

@@ -289,8 +289,8 @@ def _engine_stop(turn: VmTurn) -> StateName:
     if isolation.is_over(turn):
         turn.because(Code.ISOLATION_OVER, "the VM can be reached here again: it is left running")
         return _S.REINITIALIZE_FSM
-    if health.is_over(turn):
-        turn.because(Code.HEALTHY_AGAIN, "the VM is healthy again: it is left running")
+    if why := health.is_over(turn):
+        turn.because(Code.HEALTHY_AGAIN, f"{why}: the VM is left running")
         return _S.REINITIALIZE_FSM
     grace_s = drain.stop_grace_s(turn)
     if turn.in_state_s >= grace_s and not turn.state.acting:

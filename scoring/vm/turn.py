@@ -179,6 +179,13 @@ class VmTurn:
         taken_s = min(self.here.taken_s, self.now_s)
         return self.state.acting or taken_s <= self.state.acted_s
 
+    @property
+    def may_stay_up(self) -> bool:
+        """Whether the VM, whose guest was asked to shut down, is surely still up here, and this
+        host does not shut down itself."""
+        is_up = self.vm_up_here and not self.sample_is_stale
+        return is_up and self.observation.local.shutdown is None
+
     def take(self, kind: type[_Ended]) -> _Ended | None:
         """The outcome of this kind, removed from `ended`: a later state of this beat does not see
         it."""

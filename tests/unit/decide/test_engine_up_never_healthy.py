@@ -102,5 +102,7 @@ def test_one_that_is_well_again_before_it_obeys_is_left_running(
     )
     assert decision.state.engine.name is name
     assert (Code.HEALTHY_AGAIN in codes(decision)) is (name is not S.ENGINE_FORCE_STOP)
+    said = [each.text for each in decision.reasons if each.code is Code.HEALTHY_AGAIN]
+    assert all(text.startswith("the VM is healthy again") is (engine is UP) for text in said)
     assert (PowerOffVm in kinds(decision)) is (name is S.ENGINE_FORCE_STOP)
     assert decision.state.engine.sick is False
