@@ -39,12 +39,12 @@ MIB = 1 << 20
 UUID = "00000000-1111-2222-3333-444444444444"
 XML = """<domain type='kvm'><name>{name}</name>{uuid}<memory unit='MiB'>{memory}</memory>
 <os><type>hvm</type></os><devices>{devices}</devices></domain>"""
-#: A host of the cluster takes the lease `registry` and keeps it until its input ends.
+#: A host of the cluster takes a lease and keeps it until its input ends.
 HOLD = """
 import sanlock, sys
-path, space = sys.argv[1], sys.argv[2].encode()
+path, space, name, unit = sys.argv[1:]
 taken = sanlock.register()
-sanlock.acquire(space, b"registry", [(path, 3 << 20)], slkfd=taken)
+sanlock.acquire(space.encode(), name.encode(), [(path, int(unit) << 20)], slkfd=taken)
 print("taken", flush=True)
 sys.stdin.read()
 """
@@ -456,18 +456,7 @@ def test_rules_that_contradict_each_other(host: Host) -> None:
 def test_a_vm_that_runs_is_not_removed_and_its_number_not_used_again(host: Host) -> None:
     host.add("db")
     record = host.records()[2]
-    argv = [sys.executable, "-c", HOLD.replace('b"registry"', f'b"{record.resource}"')]
-    argv[2] = argv[2].replace("3 << 20", "16 << 20")
-    config = host.config
-    with subprocess.Popen(
-        [*argv, config.storage.leases, config.storage.lockspace],
-        env=host.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None and process.stdin is not None
-        assert process.stdout.readline() == "taken\n"
+    with holding(host, host.environment, record):
         assert "11 ha-agent: db runs on" in host.refused("remove", "db")
         with host.registry() as registry:
             registry.put(msgspec.structs.replace(record, removed=True), None, 1.0, "x")
@@ -475,7 +464,6 @@ def test_a_vm_that_runs_is_not_removed_and_its_number_not_used_again(host: Host)
             host.add(name)
         said = host.refused("add", host.file(xml("d")))
         assert "storage grow" in said and host.lease(2) == record.resource
-        process.stdin.close()
 
 
 # --- two at once ----------------------------------------------------------------------------------
@@ -503,11 +491,15 @@ def test_two_that_add_at_once_get_a_number_each(host: Host) -> None:
 
 
 @contextlib.contextmanager
-def holding(host: Host, environment: dict[str, str]) -> Iterator[None]:
-    """A command on the host of that environment changes the registry all the while."""
+def holding(
+    host: Host, environment: dict[str, str], vm: VmRecord | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A process on the host of that environment holds the lease of the VM all the while; None: it
+    changes the registry."""
     storage = host.config.storage
+    lease = ("registry", "3") if vm is None else (vm.resource, str(vm.unit))
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, storage.leases, storage.lockspace],
+        [sys.executable, "-c", HOLD, storage.leases, storage.lockspace, *lease],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -515,7 +507,7 @@ def holding(host: Host, environment: dict[str, str]) -> Iterator[None]:
     ) as process:
         assert process.stdout is not None and process.stdin is not None
         assert process.stdout.readline() == "taken\n"
-        yield
+        yield process
         process.stdin.close()
 
 
@@ -973,20 +965,10 @@ def other(host: Host, tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_a_vm_whose_host_died_for_good_is_removed(host: Host, tmp_path: Path) -> None:
     """The lease was never given back; its host's id is freed once that host is proven dead."""
     host.add("db")
-    storage, resource = host.config.storage, host.records()[2].resource
     daemon = Daemon(tmp_path / "run", "gone")
     lockspace = host.lockspace.replace(":1:", ":2:", 1)
     assert daemon.client("add_lockspace", "-s", lockspace, "-o", "1").returncode == 0
-    script = HOLD.replace('b"registry"', f'b"{resource}"').replace("3 << 20", "16 << 20")
-    with subprocess.Popen(
-        [sys.executable, "-c", script, storage.leases, storage.lockspace],
-        env=daemon.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None and process.stdin is not None
-        assert process.stdout.readline() == "taken\n"
+    with holding(host, daemon.environment, host.records()[2]) as process:
         daemon.kill()
         process.kill()
     host.good("stop", "db")
