@@ -79,35 +79,34 @@ class Exchange:
 
     def view(self, now_s: float) -> View:
         """The view for the agent's next decision."""
-        table, board, this_host = self._table, self._table.board, self._this_host
+        table, this_host, seen = self._table, self._this_host, self.observation(now_s)
         reports, on_disk = table.members.reports, this_host.disks.on_disk
-        known = self._registry.cached
         return View(
             version=self._news.version,
-            local=LocalOnWire.of(self._local(now_s)),
-            peers=tuple(map(PeerOnWire.of, table.peers())),
-            storage_good_since_s=board.storage_good_since_s if self._own_slot.started else None,
-            sweep=board.sweep,
-            global_maintenance=board.global_maintenance,
-            newer_versions=table.members.newer_versions,
-            lockspace_joined=self._own_id.is_joined,
+            local=LocalOnWire.of(seen.local),
+            peers=tuple(map(PeerOnWire.of, seen.peers)),
+            storage_good_since_s=seen.storage_good_since_s,
+            sweep=seen.sweep,
+            global_maintenance=seen.global_maintenance,
+            newer_versions=seen.newer_versions,
+            lockspace_joined=seen.lockspace_joined,
             system_uuids={
                 host: report.extra.get("system-uuid", "")
                 for host, report in reports.items()
                 if report.extra_trusted
             },
             hostnames={host: report.hostname for host, report in reports.items()},
-            fence_log=board.fence_log.recent(now_s),
+            fence_log=seen.fence_log,
             order=self.orders.pending(now_s),
             told_beat=this_host.agent.published_beat,
-            announced=this_host.agent.announced,
+            announced=seen.announced,
             what_ran=None if on_disk is None else on_disk.record,
-            unsure=table.same_storage.judgement.unsure,
-            log_is_written=board.log_is_written,
-            specs=known.specs,
-            registry=known.generation,
-            damaged=dict(known.damaged),
-            own_claims=this_host.vms.own_claims,
+            unsure=seen.unsure,
+            log_is_written=table.board.log_is_written,
+            specs=seen.specs,
+            registry=seen.registry,
+            damaged=dict(self._registry.cached.damaged),
+            own_claims=seen.own_claims,
         )
 
     def observation(self, now_s: float) -> Observation:
