@@ -199,7 +199,7 @@ class Broker:
         if self._vms is not None:
             self._vms.watch(self.registry.cached)
         known = self.registry.cached.records
-        self.feed.detector.vms.names = {number: one.name for number, one in known.items()}
+        self.feed.name_vms({number: one.name for number, one in known.items()})
         # What this host knows of the registry stands in its slot.
         self.news.publish()
 

@@ -28,6 +28,11 @@ def explain(status: Status, vm: VmEntry) -> list[str]:
     """The sentences: where the VM is and why, its record in the registry, its hosts in order, and
     what comes next."""
     lines = [_where(vm), _wanted(status, vm)]
+    if any(vm.number in host.unprotected for host in status.hosts.values()):
+        lines.append(
+            "It runs there without its lease: nothing keeps another host from starting it too."
+            " Shut it down: it starts again under its lease."
+        )
     if vm.refused:
         lines.append(f"This host cannot start it: {vm.refused}.")
     if status.global_maintenance:

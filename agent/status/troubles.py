@@ -35,7 +35,6 @@ _THEN = {
 }
 #: Reasons of this host's agent that are troubles by themselves (scoring/decision.py).
 _SAID = {
-    "vm-unprotected": "UNPROTECTED",
     "vm-paused": "PAUSED",
     "vm-outdated": "OUTDATED",
     "autostart": "AUTOSTART",
@@ -55,6 +54,7 @@ def troubles(status: Status) -> list[str]:
     return [
         *_of_the_network(status),
         *_of_the_storage(status),
+        *_unprotected(status),
         *_of_what_ran(status),
         *_on_one_host(status),
         *_of_what_is_left(status),
@@ -125,6 +125,20 @@ def _of_what_ran(status: Status) -> Iterator[str]:
         if host.differs and not host.local and host.liveness == "live":
             codes = ", ".join(host.differs)
             yield f"VM DIFFERS on {host.hostname}: {codes} (ha-agent why there)"
+
+
+def _unprotected(status: Status) -> Iterator[str]:
+    """The VMs that another host could start a second time: every host says so."""
+    names = {vm.number: vm.name for vm in status.vms} if len(status.vms) > 1 else {}
+    for host in status.hosts.values():
+        for number in host.unprotected if host.liveness == "live" else ():
+            name = names.get(number, "the VM" if number == 1 else f"VM {number}")
+            of_it = f" {name}" if number in names else ""
+            yield (
+                f"UNPROTECTED: {name} runs on {host.hostname} without its lease: nothing keeps"
+                " another host from starting it too; shut it down, it starts again under its"
+                f" lease (ha-agent why{of_it})"
+            )
 
 
 def _on_one_host(status: Status) -> Iterator[str]:

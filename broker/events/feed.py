@@ -5,7 +5,7 @@ events, counts, and notices to people."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from broker.config.in_force import InForce
 from broker.events.availability import FILE_NAME, Availability
@@ -65,6 +65,10 @@ class EventFeed:
         self.counts.take(notice, asyncio.get_running_loop().time())
         self.events.add(notice)
         self._notify_people(notice)
+
+    def name_vms(self, names: Mapping[int, str]) -> None:
+        """What the VMs beside the engine are called from now on, by number."""
+        self.detector.vms.names = self._peer_events.vm_names = names
 
     def look(self, now_s: float) -> None:
         """Show the detectors the state after a beat."""

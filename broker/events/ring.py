@@ -29,6 +29,7 @@ from broker.daemon.log_lines import fields
 from broker.events.detector import fence_notice
 from broker.events.kept import KeptEvents
 from broker.events.notice import FactValue, Notice
+from broker.events.of_slots import PeerVms
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.mode import Mode
@@ -156,6 +157,9 @@ class PeerEvents:
         self._events = events
         self._host_id, self._name = host_id, name
         self._slots: dict[int, SlotReport] = {}
+        self._vms = PeerVms()
+        #: What the VMs beside the engine are called, by number.
+        self.vm_names: Mapping[int, str] = {}
         self._global: Mode | None = None
         self._local: Mode | None = None
         self._looked = self._global_known = False
@@ -182,8 +186,10 @@ class PeerEvents:
                 self._slots[host] = report
                 if old is not None:
                     self._compare(old, report)
+                self._compare_vms(report)
         for host in self._slots.keys() - reports.keys():
             del self._slots[host]
+            self._vms.forget(host)
         if self._looked:
             about: dict[str, FactValue] = {"mode": "local", "host_id": self._host_id}
             self._mode(self._name, self._local, local_mode, about)
@@ -209,6 +215,13 @@ class PeerEvents:
             facts["reason"] = new.extra.get("reason", "")
             detail = f"{before}-{state}"
             self._events.add(Notice(Kind.STATE_TRANSITION, new.hostname, detail, facts))
+
+    def _compare_vms(self, report: SlotReport) -> None:
+        for number, before, state, why in self._vms.look(report):
+            facts: dict[str, FactValue] = {"vm": self.vm_names.get(number, f"VM {number}")}
+            facts |= {"host_id": report.host_id, "from": before, "to": state, "reason": why}
+            detail = f"{before}-{state}"
+            self._events.add(Notice(Kind.STATE_TRANSITION, report.hostname, detail, facts))
 
     def _mode(
         self, subject: str, old: Mode | None, new: Mode | None, facts: Mapping[str, FactValue]

@@ -13,6 +13,7 @@ from broker.peers.table import Table
 from broker.this_host.facts import fence_ask_text, outside_status
 from broker.this_host.vms import VmsHere
 from broker.whiteboard import lines as slot_lines
+from broker.whiteboard import vm_lines
 from broker.whiteboard.extra import LEFT_OUT_KEY
 from broker.whiteboard.slot import SlotReport
 from broker.wire.status import HostStatus, WitnessStatus
@@ -73,6 +74,7 @@ class PeerStatus:
             signature=self._signature(host_id),
             not_counted=table.members.why_not.get(host_id, ""),
             api=advertised(extra.get("api", "")),
+            unprotected=vm_lines.unprotected_in(extra),
         )
 
     def _signature(self, host_id: int) -> str:

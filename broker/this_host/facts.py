@@ -29,6 +29,7 @@ from broker.this_host.vms import VmsHere
 from broker.vm.healthy_once import HealthyOnce
 from broker.whiteboard import lines as slot_lines
 from broker.wire.status import HostStatus, OutsideStatus, PenaltyOnWire
+from scoring.decision import Code
 from scoring.hosts.fence_ask import in_words
 from scoring.hosts.liveness import Liveness
 from scoring.observation import FenceAsk
@@ -149,6 +150,19 @@ class ThisHost:
             uplink_up=self.monitors.value("uplink"),
             fence_ask=fence_ask_text(self.fence_ask(now_s), self.vms.names),
             api=in_force.config.advertised(),
+            unprotected=self._unprotected(now_s),
+        )
+
+    def _unprotected(self, now_s: float) -> tuple[int, ...]:
+        """The VMs that run here without their leases, as the agent reports."""
+        report = self.agent.last
+        if report is None or self.agent.silent_s(now_s) is not None:
+            return ()
+        reasons = {ENGINE: report.reasons} | {vm.number: vm.reasons for vm in report.vms}
+        return tuple(
+            number
+            for number, given in sorted(reasons.items())
+            if any(reason.code == Code.VM_UNPROTECTED for reason in given)
         )
 
     def is_unheard(self, now_s: float) -> bool:

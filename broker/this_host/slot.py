@@ -18,6 +18,7 @@ from broker.whiteboard import lines as slot_lines
 from broker.whiteboard import room as slot_room
 from broker.whiteboard import vm_lines
 from broker.whiteboard.board import Board
+from broker.whiteboard.host_ranges import ranges
 from broker.whiteboard.signatures import COUNTER_LINE, COUNTER_WALL_MAX, counter_of, next_counter
 from broker.whiteboard.slot import TIMESTAMP_TAKEN_MAX, SlotReport, fit_hostname
 from broker.whiteboard.store import StorageTrouble
@@ -131,6 +132,7 @@ class OwnSlot:
             "network": publish(value("network") or ()),
             "intent": this_host.agent.intent_line(now_s),
             "differs": ",".join(status.differs),
+            vm_lines.UNPROTECTED: ",".join(ranges(status.unprotected)),
             "host-shutdown": status.host_shutdown,
             "outside": slot_lines.outside_line(this_host.outside.seen, now_s),
             "way-out": slot_lines.way_out_line(this_host.outside.way_out_for_others(now_s)),

@@ -63,6 +63,7 @@ DECIDES = (
 )
 #: Facts about this host that are only shown to people.
 SHOWN = (
+    "unprotected",
     "host-shutdown",
     "beat",
     "previous-boot-id",

@@ -11,6 +11,7 @@ how they are read from another host, which may have written anything. Pure.
                                 the definition of generation 41 says
     unlike=2:DF                 VM 2 runs here with other disks (D) and other firmware (F) than its
                                 definition says; only shown to people
+    unprotected=1,5             the engine and VM 5 run here without their leases; only shown
     disks-2=vda runs from /srv/db.s1   the sentence about it, for who decides after its host's death
     speaks=2                    the host knows several VMs, and all lines above are there
     reached=2:3/17/1.2/-        VM 2 on host 3, whose last_ran is 17, answered this host's question
@@ -47,6 +48,7 @@ from typing import NamedTuple
 
 from broker.daemon.foreign import cut, whole
 from broker.vm.domain_facts import Differs
+from broker.whiteboard.host_ranges import hosts_of
 from broker.whiteboard.slot import SCORE_MAX
 from broker.wire.exchange import VmReportOnWire
 from broker.wire.limits import HOST_ID_MAX, VMS_MAX
@@ -69,6 +71,7 @@ from scoring.vm_facts import (
 #: The keys of the lines. The sentence of VM 5 stands under "vm-5".
 REGISTRY, MEMORY, CLAIMS, VMS, SPEAKS, SENTENCE = "registry", "mem", "claims", "vms", "speaks", "vm"
 FIT, DIFFER, REACHED, UNLIKE = "fit", "differ", "reached", "unlike"
+UNPROTECTED = "unprotected"
 DISKS = "disks"
 #: A line of entries; longer ones go on in `vms-2`. The slot cuts a line at 1024 bytes.
 LINE_CHARS_MAX = 1000
@@ -358,6 +361,11 @@ def decode(extra: Mapping[str, str], by: int, read_s: float | None, agent_is_awa
     )
 
 
+def state_lines(extra: Mapping[str, str]) -> tuple[str | None, ...]:
+    """The lines from which `decode` finds how the VMs are: equal ones say the same."""
+    return (extra.get(SPEAKS), *map(extra.get, _names(VMS)))
+
+
 def claims_in(extra: Mapping[str, str], by: int, read_s: float | None) -> tuple[Claim, ...]:
     """The claims alone of what `decode` finds."""
     if REGISTRY not in extra:
@@ -386,6 +394,11 @@ def unlike_in(extra: Mapping[str, str]) -> dict[int, tuple[Differs, ...]]:
             codes = tuple(code for code in Differs if _LETTER_OF[code] in parts[2])
             found[int(parts[1])] = codes
     return found
+
+
+def unprotected_in(extra: Mapping[str, str]) -> tuple[int, ...]:
+    """The VMs, the engine among them, that run on a host without their leases."""
+    return tuple(sorted({n for n in hosts_of(extra.get(UNPROTECTED, "")) if n <= VMS_MAX}))
 
 
 def reached_in(extra: Mapping[str, str], read_s: float | None) -> dict[int, OutsideView]:

@@ -175,11 +175,7 @@ def test_what_is_left_of_the_vm_on_a_host_is_a_trouble() -> None:
     )
     said = [line for line in troubles(left) if "MEMORY IMAGE" in line]
     assert len(said) == 1 and "host2" in said[0], "of a silent host nothing is known now"
-    for code, word in (
-        ("never-healthy", "NEVER HEALTHY"),
-        ("vm-paused", "PAUSED"),
-        ("vm-unprotected", "UNPROTECTED"),
-    ):
+    for code, word in (("never-healthy", "NEVER HEALTHY"), ("vm-paused", "PAUSED")):
         told = status(*WELL, reasons=(ReasonOnWire(code, "its own words"), ReasonOnWire("x", "y")))
         assert [line for line in troubles(told) if line.startswith(word)] == [
             f"{word}: its own words (ha-agent why)"

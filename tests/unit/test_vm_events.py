@@ -4,15 +4,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from agent.commands.events import as_line
+from agent.commands.why_vm import explain
+from agent.status.text import what_is_wrong
+from broker.broker import Broker
 from broker.events.detector import EventDetector
 from broker.events.notice import Notice, StampedNotice
+from broker.events.of_slots import PeerVms
 from broker.notify.folding import Folding
+from broker.whiteboard.slot import SlotReport
+from broker.whiteboard.vm_lines import unprotected_in
 from broker.wire.exchange import BegunReason, Report, VmReportOnWire
 from broker.wire.kinds import Kind
 from broker.wire.status import ReasonOnWire
@@ -143,3 +150,125 @@ def test_events_of_a_vm_are_kept_and_shown_with_its_name(tmp_path: Path) -> None
         assert line.endswith("db: EngineDown -> EngineStart because it boots")
 
     asyncio.run(run())
+
+
+# --- on the other hosts -------------------------------------------------------------------------
+
+
+def moves(broker: Broker) -> list[tuple[str, int | None, object, str]]:
+    return [
+        (event.host, event.host_id, event.facts["vm"], event.text)
+        for event in broker.events.after(0).events
+        if event.kind == Kind.STATE_TRANSITION
+    ]
+
+
+def test_each_host_has_the_transitions_of_every_vm_on_every_host(tmp_path: Path) -> None:
+    """A failover happens on two hosts; a third is asked for its events."""
+
+    async def run() -> None:
+        volume = MemoryVolume()
+        vms = FakeVms(VmHere(DOWN, 1.0, number=2))
+        runs = make_broker(
+            tmp_path, volume, 1, registry=registry_of(record(2, "db")), vms=vms, boot_id="a"
+        )
+        other = make_broker(tmp_path, volume, 2, registry=registry_of(record(2, "db")))
+        for beat, sample, *said in (
+            (1, DOWN),
+            (2, DOWN, vm("EngineStart")),
+            (3, BOOTS, vm("EngineStarting")),
+            (4, UP, vm("EngineUp")),
+            (5, UP, vm("EngineUp")),
+            (6, DIED, vm("EngineUnexpectedlyDown")),
+            (7, DOWN),
+        ):
+            vms.find(VmHere(sample, float(beat), number=2))
+            runs.take_report(saying(beat, *said), float(beat))
+            await runs.beat(float(beat))
+            await other.beat(float(beat))
+        assert moves(other) == [
+            ("host1", 1, "db", "EngineDown-EngineStart"),
+            ("host1", 1, "db", "EngineStart-EngineStarting"),
+            ("host1", 1, "db", "EngineStarting-EngineUp"),
+            ("host1", 1, "db", "EngineUp-EngineUnexpectedlyDown"),
+            ("host1", 1, "db", "EngineUnexpectedlyDown-EngineDown"),
+        ]
+        causes = [event.facts.get("reason") for event in other.events.after(0).events]
+        assert causes[1:5] == ["it boots", "it boots", "", "it boots"]
+
+    asyncio.run(run())
+
+
+def states(*entries: str, boot: str = "a", speaks: str = "2", **more: str) -> SlotReport:
+    """Host 2's slot with these entries of VMs."""
+    extra = {"boot-id": boot, "registry": "1", "vms": " ".join(entries), "speaks": speaks} | more
+    return SlotReport(2, 1, 3400, DOWN, "host2", extra=extra, extra_trusted=True)
+
+
+@pytest.mark.parametrize(
+    ("slots", "found"),
+    [
+        ((states("2:Ug1"), states("2:Ug1")), []),
+        ((states(), states("2:Ug1=B"), states("2:Ug1")), ["Down-Starting", "Starting-Up"]),
+        ((states("2:Ug1"), states()), ["Up-Down"]),
+        # Unknown, and an agent that is away, change nothing.
+        ((states("2:Ug1"), states("2:K1"), states("2:Ug1")), []),
+        ((states("2:Ug1"), states("2:K1"), states("2:X1")), ["Up-UnexpectedlyDown"]),
+        ((states("2:Ug1"), states("2:Ug1", agent="silent 5"), states("2:Ug1")), []),
+        ((states("2:K1"), states("2:Ug1")), []),
+        ((states("2:Ug1", agent="stopped"), states("2:Ug1")), []),
+        # A slot that lacks a line lists not all VMs.
+        ((states("2:Ug1"), states(speaks=""), states("2:Ug1")), []),
+        ((states(speaks=""), states("2:Ug1")), []),
+        # What ran before a boot has ended with the host.
+        ((states("2:Ug1"), states(boot="b"), states("2:Ug2", boot="b")), ["Down-Up"]),
+        ((states("2:Ug1"), replace(states(), extra_trusted=False), states("2:Ug1")), []),
+    ],
+)
+def test_what_another_host_says_of_a_vm_is_an_event_where_it_is_news(
+    slots: tuple[SlotReport, ...], found: list[str]
+) -> None:
+    peers = PeerVms()
+    changed = [each for slot in slots for each in peers.look(slot)]
+    said = [f"{each.before}-{each.state}".replace("Engine", "") for each in changed]
+    assert said == found
+    assert all(each.number == 2 for each in changed)
+
+
+def test_every_host_says_which_vm_runs_without_its_lease(tmp_path: Path) -> None:
+    """Before, only the host that ran it did, and of a VM of the registry not even that one."""
+
+    async def run() -> None:
+        volume, registry = MemoryVolume(), registry_of(record(2, "db"))
+        vms = FakeVms(VmHere(UP, 1.0, number=2))
+        runs = make_broker(tmp_path, volume, 1, registry=registry, vms=vms)
+        other = make_broker(tmp_path, volume, 2, registry=registry)
+        bare = (ReasonOnWire("vm-unprotected", "without its lease"),)
+        for beat, reasons in ((1, bare), (2, bare), (3, ())):
+            runs.take_report(saying(beat, VmReportOnWire(2, "EngineUp", reasons=reasons)), beat)
+            await runs.beat(float(beat))
+            await other.beat(float(beat))
+            for broker in (runs, other):
+                shown = broker.status(float(beat))
+                said = [line for line in what_is_wrong(shown) if line.startswith("UNPROTECTED: db")]
+                # The first look at another host is no sign of life.
+                is_seen = bool(reasons) and (broker is runs or beat > 1)
+                assert [line.split(" without")[0] for line in said] == [
+                    "UNPROTECTED: db runs on host1"
+                ] * is_seen
+                db = next(vm for vm in shown.vms if vm.number == 2)
+                assert any("without its lease" in line for line in explain(shown, db)) is bool(
+                    reasons
+                )
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("line", "numbers"),
+    [("", ()), ("1", (1,)), ("1,4-5", (1, 4, 5)), ("0,x,3,129-2000", (3,)), ("2,2", (2,))],
+)
+def test_a_foreign_line_of_unprotected_vms_is_read_with_care(
+    line: str, numbers: tuple[int, ...]
+) -> None:
+    assert unprotected_in({"unprotected": line}) == numbers

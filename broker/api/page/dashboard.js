@@ -410,6 +410,10 @@ function* banners() {
   }
   for (const [id, host] of Object.entries(s.hosts)) {
     const name = nameOf(id);
+    for (const number of host.liveness === "live" ? host.unprotected : []) {
+      const vm = s.vms.find((each) => each.number === number && number > 1);
+      yield [`unprotected-${id}-${number}`, "critical", "No lease", `${vm ? clean(vm.name, 100) : vmName()} runs on ${name} without its lease: nothing keeps another host from starting it too. Shut it down: it starts again under its lease.`];
+    }
     if (host.host_shutdown) {
       yield [`shutdown-${id}`, "info", `${name} is shutting down`,
         host.liveness === "silent" ? "It has been silent since then." : `${vmName()} leaves it first.`];
