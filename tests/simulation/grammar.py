@@ -152,6 +152,10 @@ class WrongCount(ValueError):
         super().__init__("words are missing, or there are too many")
 
 
+class NotNow(ValueError):
+    """The line fits, but not at this moment of the story."""
+
+
 def number_of(word: str) -> float:
     """A number; seconds may have `s` behind them, a part `%`."""
     try:

@@ -23,6 +23,7 @@ from scoring.observation import OnHostShutdown
 from scoring.vm_facts import ENGINE, Pause, VmStatus
 from tests.simulation.disks import BASE
 from tests.simulation.earlier import Metadata
+from tests.simulation.grammar import NotNow
 from tests.simulation.lockspace import (
     Daemon,
     LeaseVolume,
@@ -601,12 +602,12 @@ class Host:
         if name in ("broker", "agent"):
             process = self.processes.get(name)
             if process is None:
-                raise ValueError(f"no {name} runs on {self.name}")
+                raise NotNow(f"no {name} runs on {self.name}")
             self.stopped_until_s = max(self.stopped_until_s, until_s)
             process.stop(for_s)
         elif name == "sanlock":
             if self.sanlock is None or not self.sanlock.running:
-                raise ValueError(f"no sanlock runs on {self.name}")
+                raise NotNow(f"no sanlock runs on {self.name}")
             self.sanlock_stopped_until_s = until_s
             self.storage.since_s = max(self.storage.since_s, min(until_s, self.timeline.now_s))
         elif name == "libvirtd":
@@ -625,7 +626,7 @@ class Host:
         """SIGSTOP of the QEMU of a VM, and SIGCONT then."""
         qemu = self.qemus.get(vm)
         if qemu is None:
-            raise ValueError(f"no QEMU runs on {self.name}")
+            raise NotNow(f"no QEMU runs on {self.name}")
         qemu.stopped_until_s = self.sick_until_s = until_s
         self.watch.tell(self.name, f"qemu is stopped for {until_s - self.timeline.now_s:g} s")
 

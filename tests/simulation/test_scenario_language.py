@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.grammar import CONDITIONS, FORMS
-from tests.simulation.scenario import BadScenario, Disappointed, Player, parse
+from tests.simulation.scenario import BadScenario, Disappointed, Player, load, parse, rehearse
 
 UP = "expect engine healthy within 240\n"
 README = Path(__file__).parents[1] / "scenarios" / "README.md"
@@ -232,6 +232,47 @@ def test_what_is_wrong_with_a_line_is_said(line: str, complaint: str) -> None:
     """The line, the word, what was meant, and what would fit."""
     with pytest.raises(BadScenario, match=rf"x\.txt:3: .*{complaint}"):
         told(f"{line}\n{UP}", hosts="2 power off")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("power reboots owner", "did you mean 'reboot'"),
+        ("expect order done", "nobody gave an order before"),
+        ("set load high owner", "'high' is no number"),
+        ("guest db paused ioerror", "did you mean 'io-error'"),
+        ("guest paused ioerror", "did you mean 'io-error'"),
+        ("migrate db to host9", "no host 'host9'"),
+        ("migrate sso", "'sso' is not known"),
+        ("expect vm db helthy within 30", "did you mean 'healthy'"),
+        ("vm db after sso", "'sso' is not known"),
+        ("bmc slient db for others", "did you mean 'silent'"),
+        ("expect downtime below 3-t", "a time is not below 0"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_played(line: str, complaint: str) -> None:
+    """Also behind lines whose end nobody knows yet, and in the last telling alone."""
+    story = f"vm db\n{UP}expect vm db healthy within 90\npower off owner,db\nfor t in 1..4\n"
+    text = f"# a\nhosts 3\n{story}wait t\n{line}\nexpect engine healthy within 90\n"
+    played: list[str] = []
+    with pytest.raises(BadScenario, match=rf"x\.txt:9: .*{complaint}"):
+        Player(parse("x.txt", text), played.append).play()
+    assert not played
+
+
+@pytest.mark.parametrize("path", sorted(README.parent.glob("*.txt")), ids=lambda path: path.stem)
+def test_a_story_without_a_mistake_is_not_refused(path: Path) -> None:
+    """What a line finds at its moment is nobody's mistake before it."""
+    rehearse(load(path))
+
+
+def test_who_is_expected_need_not_be_there_yet() -> None:
+    """Nobody runs the VM when the expectation begins."""
+    up = "expect engine healthy on owner within 240\nwait 30\n"
+    gone = "expect not engine running on owner within 1\nexpect owner in EngineUp within 90\n"
+    told(f"{up}power off owner\nwait 3\n{gone}")
+    with pytest.raises(BadScenario, match="so there is no owner"):
+        told("expect engine healthy on owner\n")
 
 
 def test_a_story_without_a_number_of_hosts_is_refused() -> None:

@@ -47,10 +47,12 @@ def test_a_text_that_is_no_scenario_is_refused(text: str, complaint: str) -> Non
     ["power off host9", "power up host1", "expect engine good", "wait", "set mood good host1"],
 )
 def test_a_line_that_does_not_fit_is_named(line: str) -> None:
-    """Found while it is played, with its number."""
-    scenario = parse("x.txt", f"# a\nhosts 1\n{line}\nexpect engine healthy within 1\n")
-    with pytest.raises(BadScenario, match=r"x\.txt:3: "):
-        Player(scenario).play()
+    """With its number, before anything is played."""
+    scenario = parse("x.txt", f"# a\nhosts 1\nwait 3\n{line}\nexpect engine healthy within 1\n")
+    played: list[str] = []
+    with pytest.raises(BadScenario, match=r"x\.txt:4: "):
+        Player(scenario, played.append).play()
+    assert not played
 
 
 def test_an_expectation_that_does_not_hold_is_an_error() -> None:

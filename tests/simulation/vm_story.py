@@ -10,7 +10,7 @@ from typing import Any
 
 from scoring.observation import OrderKind
 from scoring.vm_facts import Pause, VmStatus, Want
-from tests.simulation.grammar import Misfit, WrongCount, number_of, seconds_of, whole_of
+from tests.simulation.grammar import Misfit, NotNow, WrongCount, number_of, seconds_of, whole_of
 from tests.simulation.host import Host
 from tests.simulation.lockspace import Refused
 from tests.simulation.vms import ENGINE_NAME
@@ -196,13 +196,13 @@ def wants(world: World, name: str, want: Want) -> None:
 def migrate(world: World, who: Who, name: str, words: tuple[str, ...]) -> None:
     """`migrate NAME [HOST]`: an operator's order on the host that runs it."""
     vm = number_of_vm(world, name)
-    owner = world.owner(vm)
-    if owner is None:
-        raise ValueError(f"{name} runs nowhere, so it cannot be migrated")
     words = tuple(word for word in words if word != "to")
     if len(words) > 1:
         raise WrongCount
     target = who(words[0])[0].host_id if words else None
+    owner = world.owner(vm)
+    if owner is None:
+        raise NotNow(f"{name} runs nowhere, so it cannot be migrated")
     world.order(owner, OrderKind.MIGRATE, target, vm)
 
 
@@ -221,9 +221,13 @@ def guest(world: World, vm: int, how: str, words: tuple[str, ...]) -> None:
     if how == "resumed":
         resume(world, vm)
         return
+    pauses = {each.value: each for each in Pause if each is not Pause.NEVER_RAN}
+    pause = words[0] if words else "user"
+    if pause not in pauses:
+        raise Misfit(pause, pauses)
     host = world.owner(vm)
     if host is None:
-        raise ValueError(f"{world.vms.name_of(vm)} runs nowhere")
+        raise NotNow(f"{world.vms.name_of(vm)} runs nowhere")
     qemu, now_s = host.qemus[vm], world.timeline.now_s
     world.tell(host.name, f"guest of {world.vms.name_of(vm)}: {how}")
     match how:
@@ -243,11 +247,7 @@ def guest(world: World, vm: int, how: str, words: tuple[str, ...]) -> None:
         case "snapshot":
             world.vms.snapshot(host, vm)
         case "paused":
-            pauses = {each.value: each for each in Pause if each is not Pause.NEVER_RAN}
-            word = words[0] if words else "user"
-            if word not in pauses:
-                raise Misfit(word, pauses)
-            qemu.pause = pauses[word]
+            qemu.pause = pauses[pause]
             host.pause_qemu(vm)
 
 

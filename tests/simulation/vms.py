@@ -23,6 +23,7 @@ from broker.whiteboard.signatures import Signatures
 from scoring.vm_facts import ENGINE, VmSpec, Want
 from tests.simulation.disks import BASE, SHARED
 from tests.simulation.earlier import Metadata
+from tests.simulation.grammar import NotNow
 from tests.simulation.host import CLUSTER, MEMORY_MB, Host
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class Vms:
         """`vm define NAME --from-running`: what it writes to now is what its record says."""
         owner = self._world.owner(vm)
         if owner is None:
-            raise ValueError(f"{self.name_of(vm)} runs nowhere")
+            raise NotNow(f"{self.name_of(vm)} runs nowhere")
         self.images[vm] = owner.qemus[vm].image
         self._define(vm)
 
