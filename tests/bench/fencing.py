@@ -34,6 +34,7 @@ from . import core
 
 HEALTHY_S = 120.0
 IN_PLACE_S = 120.0
+KEPT = Path("build/bench-failed")
 STEPS = (
     "suspected",
     "fence lease taken",
@@ -87,16 +88,31 @@ def main(argv: list[str]) -> int:
 def on_lab(
     hosts: int, io_timeout_s: int, *, bmc: bool, vms: int = 1, storage: str = kinds.FUSE
 ) -> Iterator[Cluster]:
-    """A lab that is taken down at the end."""
+    """A lab that is taken down at the end. After an error the hosts' logs are in KEPT."""
     parent = Path("/var/tmp/ha-lab")
     parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="b-", dir=parent)))
     try:
         cluster.up(hosts, io_timeout_s=io_timeout_s, bmc=bmc, vms=vms, storage=storage)
-        yield cluster
+        try:
+            yield cluster
+        except (LabError, AssertionError):
+            _keep_logs(cluster)
+            raise
     finally:
         cluster.down()
         shutil.rmtree(cluster.directory, ignore_errors=True)
+
+
+def _keep_logs(cluster: Cluster) -> None:
+    kept = KEPT / cluster.directory.name
+    kept.mkdir(parents=True, exist_ok=True)
+    for host in cluster.hosts:
+        for daemon in ("agent", "broker"):
+            path = cluster.log_path(host, daemon)
+            if path.exists():
+                shutil.copyfile(path, kept / f"{host}-{daemon}.log")
+    print(f"bench: the hosts' logs are in {kept}", file=sys.stderr, flush=True)
 
 
 def _repeat(cluster: Cluster, count: int, watch: Watch, within_s: float) -> list[Takeover]:

@@ -62,13 +62,14 @@ PHASES = (
 class Fault:
     """`strike`: does it to a host. `mend`: makes it usable again. `config`: more configuration.
     `prepare`: what else the lab needs. `target`: by phase, p50 and maximum in seconds, by
-    io_timeout where that matters."""
+    io_timeout where that matters. `elsewhere`: the VM is served again only by another host."""
 
     strike: Callable[[Cluster, str], None]
     mend: Callable[[Cluster, str], None]
     target: Mapping[str, tuple[float, float]]
     config: str = ""
     prepare: Callable[[Cluster], None] = lambda cluster: None
+    elsewhere: bool = True
 
 
 def _cut(cluster: Cluster, host: str) -> None:
@@ -126,7 +127,8 @@ FAULTS = {
         configs.HASTE,
         _health_by_the_disk,
     ),
-    "kill": Fault(_kill, _new_agent, {"VM runs": (1.5, 3.0)}),
+    # The host is fine: where it runs again does not matter.
+    "kill": Fault(_kill, _new_agent, {"VM runs": (1.5, 3.0)}, elsewhere=False),
 }
 
 
@@ -190,9 +192,17 @@ def _once(cluster: Cluster, fault: Fault) -> tuple[str, dict[str, float]]:
         wall_s, struck_s = time.time(), time.monotonic()
         fault.strike(cluster, victim)
         end_s = struck_s + HEALTHY_S
-        while not (_moved(cluster, victim) and cluster.page_answers(0.3)):
+        while not (
+            (
+                _moved(cluster, victim)
+                if fault.elsewhere
+                else _runs_s(watchers[vms.ENGINE.name], struck_s) is not None
+            )
+            and cluster.page_answers(0.3)
+        ):
             if time.monotonic() > end_s:
-                raise LabError(f"the VM is not served from elsewhere after {HEALTHY_S:g} s")
+                where = "from elsewhere" if fault.elsewhere else "again"
+                raise LabError(f"the VM is not served {where} after {HEALTHY_S:g} s")
             time.sleep(POLL_S)
         page_s = time.monotonic() - struck_s
         heir = cluster.wait_healthy(HEALTHY_S)
@@ -201,7 +211,7 @@ def _once(cluster: Cluster, fault: Fault) -> tuple[str, dict[str, float]]:
         # The agent's line about it comes with its next beat.
         time.sleep(2.0)
     phases = {"page answers": page_s}
-    runs_s = {name: _runs_s(watcher, victim, struck_s) for name, watcher in watchers.items()}
+    runs_s = {name: _runs_s(watcher, struck_s) for name, watcher in watchers.items()}
     for watcher in watchers.values():
         assert watcher.most_running_at_once() <= 1, watcher.history()
     known = [at_s for at_s in runs_s.values() if at_s is not None]
@@ -222,7 +232,7 @@ def _moved(cluster: Cluster, victim: str) -> bool:
     return cluster.engine_host() not in (None, victim)
 
 
-def _runs_s(watcher: EngineWatcher, victim: str, struck_s: float) -> float | None:
+def _runs_s(watcher: EngineWatcher, struck_s: float) -> float | None:
     later = [
         each.ran_at
         for each in watcher.history()
