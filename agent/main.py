@@ -7,7 +7,8 @@ import argparse
 import errno
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from agent import verbs as table
 from agent.terminal import hanging
@@ -93,7 +94,8 @@ def _run(parser: Parser, arguments: argparse.Namespace, as_json: bool) -> int:
             code = ExitCode.USAGE
         return code
     except HaError as error:
-        return _say(error.code, error.json_code, str(error), as_json)
+        shown = getattr(error, "answer", None)
+        return _say(error.code, error.json_code, str(error), as_json, shown)
     except OSError as error:
         if error.filename is None:
             raise
@@ -101,14 +103,21 @@ def _run(parser: Parser, arguments: argparse.Namespace, as_json: bool) -> int:
         return _say(ExitCode.FILE, "file", f"{error.filename}: {why(error)}", as_json)
 
 
-def _say(code: ExitCode, name: str, message: str, as_json: bool) -> int:
-    """Print one line on standard error, and with --json a JSON object on standard output."""
+def _say(
+    code: ExitCode,
+    name: str,
+    message: str,
+    as_json: bool,
+    shown: Mapping[str, Any] | None = None,
+) -> int:
+    """Print one line on standard error, and with --json a JSON object on standard output. `shown`:
+    what there is of the answer all the same."""
     if os.geteuid() != 0 and _REFUSED in message and "root" not in message:
         message += "; run as root, by sudo for example"
     if as_json:
-        import json
+        from agent.terminal import in_json
 
-        print(json.dumps({"version": 1, "error": {"code": name, "message": message}}))
+        in_json.show_error(name, message, shown)
     from agent.terminal.columns import say
 
     say(f"ha-agent: {message}", 2, sys.stderr)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 from agent.certificates.of_host import HostCertificate, reload_broker, update_libvirt
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from broker.config.host_certificates import all_ends
 from broker.config.load import load
@@ -32,7 +32,7 @@ def _show(path: str, as_json: bool) -> int:
             {"file": each.path, "ends": each.ends, "days": left, "problem": each.problem}
             for each, left in zip(found, days, strict=True)
         ]
-        print(json.dumps({"version": 1, "certificates": shown}, indent=2))
+        in_json.show({"certificates": shown})
     elif not found:
         print("none is used: no migration over TLS (libvirt.migration-uri), no api.tls-listen")
     else:
@@ -59,7 +59,7 @@ def _renew(arguments: argparse.Namespace, as_json: bool) -> int:
         text = f"{host.make(may_found=False)}{f' ({why})' if why else ''}; {update_libvirt(config)}"
         reload_broker(config)
     if as_json:
-        print(json.dumps({"version": 1, "renewed": done, "text": text}, indent=2))
+        in_json.show({"renewed": done, "text": text})
     else:
         say(text, 2)
     return ExitCode.OK

@@ -6,6 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.status.sentences import switched_off
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from broker.client.ask import ask
 from broker.daemon.exit_codes import ExitCode
@@ -17,7 +18,7 @@ def run(socket_path: str, as_json: bool) -> int:
     Raises as `ask` does."""
     found = ask(socket_path, "POST", "/v1/acknowledge", Acknowledged)
     if as_json:
-        print(msgspec.json.encode({"version": 1, **msgspec.to_builtins(found)}).decode())
+        in_json.show(msgspec.to_builtins(found), indent=None)
     elif found.switched_off is None:
         say("there is nothing to acknowledge on this host")
     else:

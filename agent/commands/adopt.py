@@ -10,13 +10,13 @@ decides only about libvirt's definition on this host.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import libvirt
 import msgspec
 
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from agent.vm.defined import Defined
@@ -50,7 +50,7 @@ def run(config: Config, adopt: bool, as_json: bool) -> int:
     lines += _adopted(config, status) if adopt else _kept(config, status)
     if as_json:
         shown = None if record is None else msgspec.to_builtins(record)
-        print(json.dumps({"what_ran": shown, "done": lines}))
+        in_json.show({"what_ran": shown, "done": lines}, indent=None)
     else:
         for line in lines:
             say(line, 2)

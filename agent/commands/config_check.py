@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from agent.fence.devices import fence_device
 from agent.fence.ipmi import password_problem
 from agent.fence.program import find_agent
 from agent.storage.silent import left_alone
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.vm.definition import load_definition
 from agent.vm.errors import DefinitionError
@@ -46,7 +46,7 @@ def run(path: str, as_json: bool) -> int:
     made = list(checks(path, not_now=silence(path)))
     if as_json:
         found = [dataclasses.asdict(check) for check in made]
-        print(json.dumps({"version": 1, "file": path, "checks": found}, indent=2))
+        in_json.show({"file": path, "checks": found})
     else:
         for check in made:
             say(f"{check.verdict:<8} {check.name:<10} {check.text}", 20)

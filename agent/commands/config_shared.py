@@ -32,6 +32,7 @@ from agent.registry.lease import held
 from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, checked, place, read_text
 from agent.storage.registry import shared_opened
+from agent.terminal import in_json
 from agent.terminal.errors import CommandError
 from agent.terminal.secret import asked
 from agent.terminal.times import shown
@@ -160,7 +161,7 @@ def get(path: str, key: str, as_json: bool) -> int:
         found = _dashed(found)[part]
     origin = origins_of(path).get(key, "default")
     if as_json:
-        print(json.dumps({"version": 1, "key": key, "value": found, "from": origin}, indent=2))
+        in_json.show({"key": key, "value": found, "from": origin})
     else:
         print(f"{json.dumps(found, ensure_ascii=False)}  # {origin}")
     return ExitCode.OK
@@ -180,7 +181,7 @@ def history(path: str, as_json: bool) -> int:
             {"generation": t.generation, "wall_s": t.wall_s, "by": t.by, "change": t.change}
             for t in head.texts
         ]
-        print(json.dumps({"version": 1, "changes": changes}, indent=2))
+        in_json.show({"changes": changes})
     elif not head.texts:
         print("nothing is shared yet: each host's file says everything")
     else:
@@ -301,5 +302,8 @@ def present(path: str, shared: SharedConfig) -> tuple[SharedHead, str]:
 
 
 def _done(text: str, generation: int, as_json: bool) -> int:
-    print(json.dumps({"version": 1, "generation": generation, "done": text}) if as_json else text)
+    if as_json:
+        in_json.show({"generation": generation, "done": text}, indent=None)
+    else:
+        print(text)
     return ExitCode.OK

@@ -7,6 +7,7 @@ import json
 
 import msgspec
 
+from agent.terminal import in_json
 from agent.terminal.errors import CommandError
 from broker.config.agreement import DIGEST_LINE, agreed, differences, published
 from broker.config.load import load, read_file, shared_for
@@ -28,8 +29,8 @@ def show(path: str, as_json: bool) -> int:
     }
     values["timing"] = timing
     if as_json:
-        shown = {"version": 1, "file": path, "config": values, "from": origins_of(path)}
-        print(json.dumps(shown, indent=2))
+        shown = {"file": path, "config": values, "from": origins_of(path)}
+        in_json.show(shown)
     else:
         print("\n".join(_tables("", values)))
         if shared := {k: v for k, v in origins_of(path).items() if "cluster" in v}:
@@ -80,7 +81,7 @@ def diff(path: str, host: str, as_json: bool) -> int:
         )
     if as_json:
         shown = [{"key": d.key, "here": d.ours, "there": d.theirs} for d in found]
-        print(json.dumps({"version": 1, "host": report.host_id, "differences": shown}, indent=2))
+        in_json.show({"host": report.host_id, "differences": shown})
     elif not found:
         print(f"{report.hostname} is configured as this host where it must be")
     else:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from agent.terminal import in_json
 from agent.terminal.columns import say, wants_colour
 from agent.terminal.times import moment
 from broker.client.ask import BrokerDown, ask
@@ -35,7 +36,7 @@ def run(socket_path: str, since: str | None, follow: bool, as_json: bool) -> int
     events = [event for event in found.events if event.time >= not_before]
     if as_json and not follow:
         shown = msgspec.structs.replace(found, events=tuple(events))
-        print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+        in_json.show(msgspec.to_builtins(shown))
         return ExitCode.OK
     _print(events, as_json)
     if follow:
@@ -68,7 +69,7 @@ def _print(events: Iterable[Event], as_json: bool) -> None:
     colour = sys.stdout.isatty() and wants_colour()
     for event in events:
         if as_json:
-            print(msgspec.json.encode(event).decode())
+            in_json.show_line(msgspec.to_builtins(event))
         else:
             say(as_line(event), TEXT_AT, colour=_COLOURS.get(event.severity, "") if colour else "")
     sys.stdout.flush()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.setup.toml_text import with_keys
 from agent.setup.written import SERVICE_GROUP, Files, checked, place, read_text
+from agent.terminal import in_json
 from agent.terminal.errors import CommandError
 from agent.terminal.secret import asked
 from broker.config.sealed import SECRET_CHARS_MAX
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace, files: Files, as_json: bool) -> int:
     place(secrets, with_keys(read_text(secrets), dict(named)), 0o640, SERVICE_GROUP)
     place(files.config, text, 0o644)
     if as_json:
-        print(json.dumps({"version": 1, "key": key, "device": made.title}, indent=2))
+        in_json.show({"key": key, "device": made.title})
     else:
         print(
             f"{made.title} is written; where the daemons run: systemctl reload ha-broker ha-agent"

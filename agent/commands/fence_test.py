@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agent.fence.devices import fence_devices
 from agent.fence.levels import DeviceTest, FenceLevels
 from agent.fence.storage import StorageFence, storage_fence
+from agent.terminal import in_json
 from agent.terminal.columns import table
 from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerDown, ask
@@ -34,12 +35,12 @@ def run(config: Config, host: str, as_json: bool) -> int:
         devices = [
             {"hostname": names.get(test.host_id, ""), **dataclasses.asdict(test)} for test in found
         ]
-        answer = {"version": 1, "broker": not problem, "devices": devices}
+        shown: dict[str, Any] = {"broker": not problem, "devices": devices}
         if of_storage:
-            answer["storage_fence"] = [
+            shown["storage_fence"] = [
                 {"host_id": host, "ok": not why, "detail": why} for host, why in of_storage.items()
             ]
-        print(json.dumps(answer, indent=2))
+        in_json.show(shown)
     else:
         print("\n".join(as_text(found, names)))
         for each, why in of_storage.items():

@@ -7,20 +7,29 @@ check is made.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from agent.status import vms_text
 from agent.status.command import code_of
 from agent.status.text import engine_line, is_booting, what_is_wrong
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from broker.client.ask import BrokerError, ask
 from broker.config.errors import ConfigError
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign import cut
 from broker.wire.status import Status
 from broker.wire.vms import VmEntry
 from scoring.vm_facts import ENGINE
+
+#: The longest answer of the plugin, bytes: NRPE before version 3 cuts at 1,024, its own end
+#: included (MAX_PACKETBUFFER_LENGTH of its common.h).
+BYTES_MAX = 1000
+#: The longest first line, which lists of services show. It ends with the figures.
+FIRST_BYTES_MAX = 400
+#: A line below it with less room than that says nothing.
+LINE_BYTES_MIN = 40
 
 
 def run(socket: str, as_json: bool) -> int:
@@ -36,7 +45,7 @@ def run(socket: str, as_json: bool) -> int:
             "reached": engine.reached,
             "host": engine.hostname,
         }
-        print(json.dumps({"version": 1, **shown}))
+        in_json.show(shown, indent=None)
     else:
         say(engine_line(status), 2)
     if not engine.up or engine.healthy is None:
@@ -57,7 +66,8 @@ class Plugin(IntEnum):
 
 
 def as_plugin(socket: Callable[[], str]) -> int:
-    """Print one line as a plugin of Nagios does, and return its exit code, never another one.
+    """Print what a plugin of Nagios does, and return its exit code, never another one: a line for
+    the list of services, and, where more than one thing is wrong, each of them in a line below.
 
     CRITICAL: a VM that is to run is down, ill, or not reached from outside. WARNING: one boots, or
     all are well and something else is wrong, such as no standby. UNKNOWN: it is not known whether
@@ -73,10 +83,11 @@ def as_plugin(socket: Callable[[], str]) -> int:
     if status.engine.for_s is not None:
         figures += f" since={status.engine.for_s:.0f}s"
     line = vms_text.first_line if vms_text.has_several(status) else engine_line
-    verdict, text = _verdict(status), line(status)
-    if wrong := what_is_wrong(status):
-        text += f"; wrong: {'; '.join(wrong)}"
-    return _say(verdict, text, figures)
+    verdict, text, wrong = _verdict(status), line(status), what_is_wrong(status)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        text += f"; wrong: {wrong[0]}{more}"
+    return _say(verdict, text, figures, wrong)
 
 
 def _verdict(status: Status) -> Plugin:
@@ -109,8 +120,28 @@ def _of_vm(vm: VmEntry) -> Plugin:
     return Plugin.OK if vm.healthy else Plugin.CRITICAL
 
 
-def _say(verdict: Plugin, text: str, figures: str = "") -> int:
-    """One line; a bar would begin the figures."""
-    line = f"{verdict.name} - {text}".replace("|", "/").replace("\n", " ")
-    print(f"{line} | {figures}" if figures else line)
+def _say(verdict: Plugin, text: str, figures: str = "", more: Sequence[str] = ()) -> int:
+    """Print the answer: a line with the figures, and `more` below it where one line does not have
+    it all."""
+    behind = f" | {figures}" if figures else ""
+    line = _plain(f"{verdict.name} - {text}", FIRST_BYTES_MAX - len(behind))
+    shown = [f"{line}{behind}"]
+    left = BYTES_MAX - len(shown[0].encode()) - 1
+    is_all_said = not more or (len(more) == 1 and _plain(more[0], BYTES_MAX) in line)
+    for number, each in enumerate(() if is_all_said else more):
+        rest = f"and {len(more) - number} more: ha-agent status"
+        if (room := left - len(rest) - 1) < LINE_BYTES_MIN:
+            shown.append(rest)
+            break
+        shown.append(_plain(each, room))
+        left -= len(shown[-1].encode()) + 1
+    print("\n".join(shown))
     return verdict
+
+
+def _plain(text: str, bytes_max: int) -> str:
+    """A line of at most so many bytes of UTF-8; a bar would begin the figures."""
+    line, chars = text.replace("|", "/").replace("\n", " "), bytes_max
+    while len((shown := cut(line, chars)).encode()) > bytes_max:
+        chars -= 1
+    return shown

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from agent.commands.drained import PATIENCE_S, drained
 from agent.commands.other_host import OtherHost
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from agent.terminal.times import duration_s, shown
@@ -136,7 +136,7 @@ def _show(
 ) -> int:
     """Print the sentences, or all of it in JSON; returns `code`."""
     if as_json:
-        print(json.dumps({"version": 1, "mode": mode, "for_s": for_s, "sentences": lines}))
+        in_json.show({"mode": mode, "for_s": for_s, "sentences": lines}, indent=None)
     else:
         for line in lines:
             say(line, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.terminal import in_json
 from broker.client.ask import ask
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.notify import NotifyTest
@@ -17,7 +18,7 @@ def run(socket_path: str, as_json: bool) -> int:
     """OK only where every channel took the notice. Raises as `ask` does."""
     result = ask(socket_path, "POST", "/v1/notify/test", NotifyTest, timeout_s=TEST_TIMEOUT_S)
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(result)).decode())
+        in_json.show(msgspec.to_builtins(result))
     else:
         for name, outcome in sorted(result.outcomes.items()):
             print(f"{name:8} {outcome.error or 'ok'} ({outcome.took_s:.1f} s)")

@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.journal import incident
 from agent.journal.records import Damaged, Record, plain, read
+from agent.terminal import in_json
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from scoring.decide import decide
@@ -88,7 +89,7 @@ def _print(record: Record, again: dict[str, Any], differs: bool, as_json: bool) 
             line["vms"] = names
         if differs:
             line["recorded"] = record.decision
-        print(json.dumps(line))
+        in_json.show_line(line)
         return
     when = datetime.fromtimestamp(record.wall_s).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     print(f"{when}  {again['state']}, score {again['score']}")

@@ -26,6 +26,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.terminal import in_json
 from agent.terminal.errors import CommandError
 from broker.config.explain import in_words
 from broker.config.sections import ScoreSection
@@ -104,8 +105,7 @@ def run(path: str, as_json: bool) -> int:
         questions = [_question(given, "")]
     answers = [answer(question) for question in questions]
     if as_json:
-        shapes = [_shape(one) for one in answers]
-        print(json.dumps(shapes if isinstance(given, list) else shapes[0]))
+        in_json.show_all([_shape(one) for one in answers], isinstance(given, list))
     else:
         print("\n\n".join(as_text(one) for one in answers))
     return ExitCode.OK

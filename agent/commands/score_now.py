@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 
 from agent.commands.why_vm import fits, obstacle
+from agent.terminal import in_json
 from broker.client.ask import ask
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
@@ -21,7 +21,7 @@ def run(config: Config, as_json: bool) -> int:
     """Print the scores of all hosts by this host's status. Raises as `ask` does."""
     hosts = scores(ask(config.daemon.socket, "GET", "/v1/status", Status))
     if as_json:
-        print(json.dumps({"version": 1, "hosts": hosts}, ensure_ascii=False))
+        in_json.show({"hosts": hosts}, indent=None)
     else:
         print("\n\n".join(as_text(host) for host in hosts))
     return ExitCode.OK

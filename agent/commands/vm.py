@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ import msgspec
 
 from agent.commands import why_vm
 from agent.commands.other_host import OtherHost, host_named, other_host
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.client.ask import ask
@@ -186,19 +186,18 @@ def _give(
         placed = look(placed.number)
     progress.end()
     text = placed.text if about is None else about.words(placed)
-    if as_json:
-        print(json.dumps(msgspec.to_builtins(placed)))
-    elif placed.state == "done":
-        say(text)
+    shown = msgspec.to_builtins(placed)
     if placed.state == "done":
+        if as_json:
+            in_json.show(shown, indent=None)
+        else:
+            say(text)
         return ExitCode.OK
     if placed.state in _OPEN:
         slow = f"order {placed.number} is still under way; ha-agent --status shows its progress"
-        raise CommandError(ExitCode.FAILED, slow)
+        raise CommandError(ExitCode.FAILED, slow, shown)
     code = ExitCode.REFUSED if placed.state == "refused" else ExitCode.FAILED
-    if as_json:
-        return code
-    raise CommandError(code, text)
+    raise CommandError(code, text, shown)
 
 
 class Progress:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import re
 import sys
 import uuid
@@ -22,10 +21,12 @@ from agent.registry.change import Change, changing, mended_header, status_of
 from agent.registry.definition import Text, not_in_schema, one_host_only, text_of, with_lease
 from agent.registry.in_common import same_macs, written_by_both
 from agent.registry.names import ENGINE
+from agent.registry.not_started import wait_until_down
 from agent.registry.running import not_running_here
 from agent.registry.settings import KEYS, as_builtins, in_words, pairs, shown, with_settings
 from agent.status.vms_text import STARTS_NO_OTHER
 from agent.storage.registry import shared_opened
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.client.ask import BrokerError, ask
@@ -168,14 +169,7 @@ def remove(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
     """Take a VM out of the registry. Its disks are not touched."""
     with changing(config, arguments.dry_run) as change:
         record = change.names.record(arguments.vm)
-        holder = None if record.number == 1 else change.leases.holder(record.unit)
-        if holder is not None:
-            owner = change.names.host_name(holder)
-            raise CommandError(
-                ExitCode.REFUSED,
-                f"{record.name} runs on {owner}, or did when that host fell silent: ha-agent vm"
-                f" stop {record.name} first; of a silent host its death must be proven",
-            )
+        _refuse_held(change, record)
         for other in change.known.vms.values():
             rules = [r for r in _RULES if record.number in getattr(other, r)]
             if rules and other.number != record.number:
@@ -184,11 +178,27 @@ def remove(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
                     f"{other.name} has {rules[0]}={record.name}: ha-agent vm set {other.name}"
                     f" {rules[0]}= first",
                 )
+        if record.number != 1:
+            wait_until_down(config, record)
+            # A start that was under way before has the lease by now.
+            _refuse_held(change, record)
         record = change.put(msgspec.structs.replace(record, removed=True))
         done = f"{record.name} is no longer protected; its disks are as they were"
         if record.number == 1:
             done = f"{record.name} is taken from vm.definition of each host again"
         return _answer(change, record, done, [], arguments, as_json)
+
+
+def _refuse_held(change: Change, record: VmRecord) -> None:
+    """Refuse while the VM's lease is held."""
+    holder = None if record.number == 1 else change.leases.holder(record.unit)
+    if holder is not None:
+        owner = change.names.host_name(holder)
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{record.name} runs on {owner}, or did when that host fell silent: ha-agent vm"
+            f" stop {record.name} first; of a silent host its death must be proven",
+        )
 
 
 def restore(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
@@ -224,7 +234,10 @@ def sign(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
     text = f"{signed} blocks of the registry are signed with the present key"
     if mended:
         text = f"the header of the registry, which could not be read, is written anew; {text}"
-    print(json.dumps({"version": 1, "signed": signed, "done": text}) if as_json else text)
+    if as_json:
+        in_json.show({"signed": signed, "done": text}, indent=None)
+    else:
+        print(text)
     return ExitCode.OK
 
 
@@ -447,14 +460,13 @@ def _answer(
     as_json: bool,
 ) -> int:
     if as_json:
-        answer = {
-            "version": 1,
+        shown = {
             "dry_run": bool(arguments.dry_run),
             "vm": as_builtins(record, change.names),
             "warnings": list(warnings),
             "done": done,
         }
-        print(json.dumps(answer, indent=2))
+        in_json.show(shown)
         return ExitCode.OK
     for each in warnings:
         say(f"{'note':<8} {each}", 9)

@@ -4,7 +4,6 @@ this host's copy where the volume cannot be read."""
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +12,7 @@ from agent.registry.change import kept_of, status_of
 from agent.registry.names import Names, hosts_of
 from agent.registry.settings import as_builtins, in_words, shown
 from agent.storage.registry import opened
+from agent.terminal import in_json
 from agent.terminal.columns import say, table
 from agent.terminal.errors import CommandError
 from agent.terminal.times import shown as shown_time
@@ -78,14 +78,13 @@ def list_(config: Config, as_json: bool) -> int:
     found.warn()
     records = [record for _, record in sorted(found.known.vms.items())]
     if as_json:
-        answer = {
-            "version": 1,
+        listed = {
             "generation": found.known.generation,
             "problem": found.problem or found.known.problem,
             "vms": [found.as_builtins(record) for record in records],
             "damaged": {str(n): why for n, why in sorted(found.damaged.items())},
         }
-        print(json.dumps(answer, indent=2))
+        in_json.show(listed)
         return ExitCode.OK
     if not records and not found.damaged:
         print("the registry holds no VM; to add one: ha-agent vm add FILE")
@@ -129,7 +128,7 @@ def show(config: Config, name: str, xml: bool, as_json: bool) -> int:
         print(_xml(found, record), end="")
         return ExitCode.OK
     if as_json:
-        print(json.dumps({"version": 1, "vm": found.as_builtins(record)}, indent=2))
+        in_json.show({"vm": found.as_builtins(record)})
         return ExitCode.OK
     rows = [("number", str(record.number)), ("name", record.name), ("uuid", record.uuid)]
     rows += [("memory", f"{record.memory_mb} MiB"), ("generation", str(record.generation))]
@@ -151,7 +150,7 @@ def history(config: Config, name: str, as_json: bool) -> int:
             {"back": back, "generation": one.generation, "wall_s": one.wall_s, "by": one.by}
             for back, one in enumerate(record.definitions)
         ]
-        print(json.dumps({"version": 1, "name": record.name, "definitions": kept}, indent=2))
+        in_json.show({"name": record.name, "definitions": kept})
         return ExitCode.OK
     rows = [("N", "GENERATION", "WRITTEN", "ON")]
     rows += [
@@ -177,16 +176,15 @@ def export(config: Config, name: str | None, as_json: bool = False) -> int:
         found.as_builtins(record) | {"xml": found.definitions.get(number, "")}
         for number, record in sorted(found.known.vms.items())
     ]
-    answer = {"version": 1, "generation": found.known.generation, "vms": vms}
-    print(json.dumps(answer, indent=2))
+    in_json.show({"generation": found.known.generation, "vms": vms})
     return ExitCode.OK
 
 
 def _print_xml(found: Shown, name: str) -> None:
     """A VM's definition in JSON."""
     record = found.names.record(name)
-    answer = {"version": 1, "number": record.number, "name": record.name}
-    print(json.dumps(answer | {"xml": _xml(found, record)}, indent=2))
+    about = {"number": record.number, "name": record.name}
+    in_json.show({**about, "xml": _xml(found, record)})
 
 
 def _when(wall_s: float) -> str:

@@ -12,9 +12,9 @@ maintenance null and "0" in bad where the cluster slot cannot be read; or, with 
 
 from __future__ import annotations
 
-import json
 import sys
 
+from agent.terminal import in_json
 from broker.whiteboard.slot import SlotReport, Sweep, decode_sweep
 from broker.whiteboard.volume import Volume, VolumeError, VolumeFault
 from broker.wire.limits import HOST_ID_MAX
@@ -30,12 +30,10 @@ def run(path: str, as_json: bool) -> int:
     except VolumeError as err:
         _print(f"ha-agent: {err}\n", to_stderr=True)
         if as_json:
-            _print(
-                json.dumps({"version": 1, "error": {"code": err.fault, "message": str(err)}}) + "\n"
-            )
+            in_json.show_error(err.fault, str(err))
         return EXIT_UNREADABLE
     if as_json:
-        _print(json.dumps(as_dict(sweep), indent=2) + "\n")
+        in_json.show(as_dict(sweep))
     else:
         _print(as_table(sweep))
     return EXIT_OK

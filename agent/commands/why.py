@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime
 
@@ -20,6 +19,7 @@ from agent.status.sentences import (
     outside,
     switched_off,
 )
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.times import shown
 from broker.client.ask import ask
@@ -37,16 +37,15 @@ def run(config: Config, as_json: bool = False, name: str | None = None) -> int:
     if name is not None and (vm := why_vm.found(status, name)).number != ENGINE:
         of_vm = why_vm.explain(status, vm)
         if as_json:
-            said = {"version": 1, **msgspec.to_builtins(vm), "sentences": of_vm}
-            print(json.dumps(said, ensure_ascii=False))
+            in_json.show({**msgspec.to_builtins(vm), "sentences": of_vm}, indent=None)
         else:
             _say(of_vm)
         return code_of(vm.up)
     sentences = explain(status, config.rules(0))
     if as_json:
         reasons = [{"code": each.code, "text": each.text} for each in status.reasons]
-        answer = {"up": status.engine.up, "host": status.engine.hostname, "reasons": reasons}
-        print(json.dumps({"version": 1, **answer, "sentences": sentences}, ensure_ascii=False))
+        where = {"up": status.engine.up, "host": status.engine.hostname, "reasons": reasons}
+        in_json.show({**where, "sentences": sentences}, indent=None)
     else:
         _say(sentences)
     return code_of(status.engine.up)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -40,6 +39,7 @@ from agent.doctor.peers import agreement, certificates, daemons, heartbeat_ports
 from agent.doctor.storage import storage
 from agent.doctor.vm import libvirt_guests_found, registry_vms, vm_domain
 from agent.storage.silent import left_alone
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.config.errors import ConfigError
@@ -95,7 +95,7 @@ def run(path: str, as_json: bool, storage_s: float | None = None) -> int:
     warned = sum(finding.verdict == "warn" for finding in findings)
     if as_json:
         shown = [dataclasses.asdict(finding) for finding in findings]
-        print(json.dumps({"version": 1, "fit": not failed, "checks": shown}, indent=2))
+        in_json.show({"fit": not failed, "checks": shown})
     else:
         if failed and os.geteuid() != 0:
             say("this user may not read all: what failed may be well; sudo ha-agent doctor", 2)

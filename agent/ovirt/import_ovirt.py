@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import binascii
 import configparser
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from agent.ovirt.ovf_store import DESCRIPTION_BYTES_MAX, opened, read_descriptio
 from agent.ovirt.storage_domain import StorageDomain
 from agent.setup.toml_text import Value, written
 from agent.setup.written import check_place, place
+from agent.terminal import in_json
 from agent.terminal.errors import CommandError
 from broker.config.sections import OVIRT_PAGE
 from broker.daemon.errors import why
@@ -62,13 +62,12 @@ def run(
         place(folder / "answers.toml", answers, 0o600)
     if as_json:
         shown = {
-            "version": 1,
             "answers": found.answers,
             "definition": found.xml,
             "more": found.more,
             "notes": found.notes,
         }
-        print(json.dumps(shown, indent=2))
+        in_json.show(shown)
         return ExitCode.OK
     if output is None:
         print(f"# answers.toml\n{answers}\n# engine.xml\n{found.xml}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import grp
-import json
 import os
 import pwd
 import secrets
@@ -32,6 +31,7 @@ from agent.invite.token import ADDRESSES_MAX, SECRET_BYTES, Token, fingerprint_o
 from agent.setup.answers import FAR_AWAY, own_address
 from agent.setup.fetched import lay
 from agent.setup.written import Files, checked, read_text
+from agent.terminal import in_json
 from agent.terminal.errors import CommandError
 from broker.config.addresses import split
 from broker.config.secrets import SERVICE_USER
@@ -54,8 +54,10 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     if arguments.folder:
         folder = Path(arguments.folder).absolute()
         lay(offer, folder)
-        answer = {"version": 1, "folder": str(folder)}
-        print(json.dumps(answer) if as_json else f"on the new host: ha-agent join --from {folder}")
+        if as_json:
+            in_json.show({"folder": str(folder)}, indent=None)
+        else:
+            print(f"on the new host: ha-agent join --from {folder}")
         return ExitCode.OK
     config = checked(offer.config, files.config)
     addresses = _addresses(config, arguments.address)
@@ -66,14 +68,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     process = _leave(spec)
     token = written(Token(addresses, port, fingerprint_of(der), secret))
     if as_json:
-        answer = {
-            "version": 1,
-            "token": token,
-            "port": port,
-            "seconds": HOLDS_S,
-            "pid": process.pid,
-        }
-        print(json.dumps(answer, indent=2))
+        in_json.show({"token": token, "port": port, "seconds": HOLDS_S, "pid": process.pid})
     else:
         print(token)
         if sys.stdout.isatty():

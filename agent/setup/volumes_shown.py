@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from agent.storage import held
 from agent.storage.identity import IDENTITY_COMMAND, KINDS, path_of
 from agent.storage.room import sector_of
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.config.load import load
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     if config.storage.registry:
         shown.append(_registry(config.storage.registry))
     if as_json:
-        print(json.dumps({"version": 1, "volumes": [asdict(each) for each in shown]}, indent=2))
+        in_json.show({"volumes": [asdict(each) for each in shown]})
     else:
         for each in shown:
             size = "" if each.bytes is None else f", {each.bytes} bytes"

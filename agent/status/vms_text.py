@@ -37,7 +37,9 @@ def first_line(status: Status) -> str:
     wanted = [vm for vm in status.vms if vm.want == "up" or vm.up]
     up = [vm for vm in wanted if vm.up]
     well = [vm for vm in up if vm.healthy]
-    if len(well) == len(wanted):
+    if len(wanted) == len(well) == 1:
+        head = f"{wanted[0].name}, the only VM that is to run, is up and healthy"
+    elif len(well) == len(wanted):
         head = f"all {len(wanted)} VMs are up and healthy"
     elif len(up) == len(wanted) and not well:
         head = f"all {len(wanted)} VMs are up, none is healthy"

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.progress import progress
 
@@ -71,4 +71,4 @@ def print_line(done: Done) -> None:
 def print_json(done: Sequence[Done]) -> None:
     """Print all results for programs."""
     steps = [dataclasses.asdict(one) for one in done]
-    print(json.dumps({"version": 1, "steps": steps}, indent=2))
+    in_json.show({"steps": steps})

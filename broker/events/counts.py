@@ -48,6 +48,9 @@ class EventCounts:
         """Count the notice, if its kind is counted."""
         facts = notice.facts
         match notice.kind:
+            case Kind.STATE_TRANSITION if "vm" in facts:
+                # A VM of the registry: these figures are the engine's.
+                pass
             case Kind.STATE_TRANSITION:
                 self._transition(str(facts.get("from")), str(facts.get("to")), now_s)
             case Kind.FAILOVER_STARTED:

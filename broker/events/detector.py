@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from broker.events.notice import FactValue, Notice
 from broker.events.of_vms import VmEvents
 from broker.peers.vm_place import VmPlace
+from broker.this_host.causes import cause
 from broker.wire.exchange import Report
 from broker.wire.kinds import Kind
 from broker.wire.status import DifferenceStatus, FencePathOnWire
@@ -140,8 +141,8 @@ class EventDetector:
         if old is None or old.state == report.state:
             return
         facts: dict[str, FactValue] = {"from": old.state, "to": report.state}
-        facts["reason"] = report.reasons[0].text if report.reasons else ""
-        facts["code"] = report.reasons[0].code if report.reasons else ""
+        because = cause(report.reasons)
+        facts["reason"], facts["code"] = because.text, because.code
         facts["score"] = report.score
         self._say(Kind.STATE_TRANSITION, f"{old.state}-{report.state}", facts)
         if report.state == StateName.ENGINE_START:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from broker.this_host.causes import line_key
 from broker.whiteboard import vm_lines
 from broker.whiteboard.lines import is_agent_away
 from broker.whiteboard.slot import SlotReport
@@ -30,8 +31,8 @@ _DOWN = str(StateName.ENGINE_DOWN)
 
 
 class Transition(NamedTuple):
-    """The machine of VM `number` has changed its state. `why`: the first reason that its host gives
-    now; empty where it gives none, or had no room for it."""
+    """The machine of VM `number` has changed its state. `why`: what led to that by its host's word;
+    empty where it does not say, or had no room for it."""
 
     number: int
     before: str
@@ -83,7 +84,7 @@ class PeerVms:
             states[number] = state or before
             if before and state not in ("", before):
                 why = "" if vm is None else vm.report.reason or ""
-                yield Transition(number, before, state, why)
+                yield Transition(number, before, state, extra.get(line_key(number), why))
         self._known[host_id] = _Known(
             boot_id, lines, {number: state for number, state in states.items() if state != _DOWN}
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from broker.events.notice import FactValue, Notice
+from broker.this_host.causes import cause
 from broker.vm.domain_facts import Difference, Differs
 from broker.wire.exchange import Report, VmReportOnWire
 from broker.wire.kinds import Kind
@@ -62,10 +63,9 @@ class VmEvents:
         self._states = states
 
     def _changed(self, before: str, vm: VmReportOnWire) -> None:
-        first = vm.reasons[0] if vm.reasons else None
+        because = cause(vm.reasons)
         facts: dict[str, FactValue] = {"from": before, "to": vm.state}
-        facts["reason"] = "" if first is None else first.text
-        facts["code"] = "" if first is None else first.code
+        facts["reason"], facts["code"] = because.text, because.code
         self._say(Kind.STATE_TRANSITION, vm.number, f"{before}-{vm.state}", facts)
 
     def differences(self, found: Mapping[int, tuple[Difference, ...]]) -> None:

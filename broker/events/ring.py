@@ -30,6 +30,7 @@ from broker.events.detector import fence_notice
 from broker.events.kept import KeptEvents
 from broker.events.notice import FactValue, Notice
 from broker.events.of_slots import PeerVms
+from broker.this_host.causes import BECAUSE
 from broker.whiteboard import lines as slot_lines
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.mode import Mode
@@ -212,7 +213,7 @@ class PeerEvents:
         before, state = _state(old), _state(new)
         if before and state and state != before:
             facts = about | {"from": before, "to": state, "score": new.score}
-            facts["reason"] = new.extra.get("reason", "")
+            facts["reason"] = new.extra.get(BECAUSE, new.extra.get("reason", ""))
             detail = f"{before}-{state}"
             self._events.add(Notice(Kind.STATE_TRANSITION, new.hostname, detail, facts))
 
@@ -237,6 +238,8 @@ class PeerEvents:
     ) -> None:
         kind = Extra.MAINTENANCE_SET if is_set else Extra.MAINTENANCE_ENDED
         text = f"{facts['mode']} maintenance {'is set' if is_set else 'has ended'}"
+        if is_set and facts.get("owner"):
+            text += f" by {facts['owner']}"
         if is_set and reason:
             text += f": {reason}"
         self._say(kind, subject, text, {**facts, "reason": reason})
@@ -267,6 +270,10 @@ class PeerEvents:
 
 
 def _sentence(event: Event) -> str:
+    vm = event.facts.get("vm")
+    if vm and str(vm) not in event.text:
+        # A transition alone does not name its VM.
+        return f"{event.host}: {vm}: {event.text}"
     return event.text if event.host in event.text else f"{event.host}: {event.text}"
 
 

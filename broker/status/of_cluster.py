@@ -183,6 +183,8 @@ class ClusterStatus:
         room = {self._in_force.host_id: (memory.free_mb, memory.total_mb)}
         peers = {peer.host_id: peer for peer in self._table.published()}
         room |= {host_id: (peer.free_mb, peer.total_mb) for host_id, peer in peers.items()}
+        known = {host_id: peer.registry for host_id, peer in peers.items()}
+        known[self._in_force.host_id] = self._this_host.vms.generation
         for host_id, host in hosts.items():
             free_mb, total_mb = room.get(host_id, (None, None))
             is_live = host.liveness == Liveness.LIVE.value
@@ -190,7 +192,12 @@ class ClusterStatus:
             peer = peers.get(host_id) if is_live and not host.stopped else None
             deaf = peer is not None and peer.speaks < SPEAKS_SEVERAL
             hosts[host_id] = replace(
-                host, vms=up, free_mb=free_mb, total_mb=total_mb, engine_only=deaf
+                host,
+                vms=up,
+                free_mb=free_mb,
+                total_mb=total_mb,
+                engine_only=deaf,
+                registry=known.get(host_id, 0),
             )
 
     def _paths(self) -> Sequence[FencePathStatus]:

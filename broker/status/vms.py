@@ -31,7 +31,8 @@ class Known:
     death. `said`: by VM, why this host's agent does what it does about it. `refused`: by VM, why
     this host cannot start it. `differs`: by host id and VM, in what it runs there unlike its
     definition, and `differences`: by VM, each in a sentence, of those that run here.
-    `boot_s`: by VM, how long its guest booted last. `name_of`: a host's name."""
+    `boot_s`: by VM, how long its guest booted last. `name_of`: a host's name. `holds_still`: in
+    global maintenance nothing is started."""
 
     specs: tuple[VmSpec, ...]
     seen: Mapping[int, VmSeen]
@@ -45,6 +46,7 @@ class Known:
     differences: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     boot_s: Mapping[int, float] = field(default_factory=dict)
     host_id: int = 0
+    holds_still: bool = False
 
 
 def entries(known: Known, now_s: float) -> tuple[VmEntry, ...]:
@@ -140,6 +142,8 @@ def _reason(known: Known, spec: VmSpec, seen: VmSeen, word: VmWord, without: NoP
 
 def _waits(known: Known, spec: VmSpec) -> str:
     """What a VM that is to be started waits for."""
+    if known.holds_still:
+        return "global maintenance: nothing is started"
     if wanted := _names(known, spec, healthy=False):
         return f"waits for {wanted}"
     order = known.plan.order.get(spec.number, ())

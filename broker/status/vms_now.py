@@ -142,6 +142,7 @@ class VmsNow:
             refused=dict(cached.damaged),
             said=self._said(now_s),
             boot_s=dict(self._boots.took_s),
+            holds_still=self._table.board.global_maintenance is True,
             differs=self._differs(),
             differences={
                 number: tuple(map(str, found))

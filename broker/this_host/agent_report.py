@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from broker.config.in_force import InForce
 from broker.peers.vm_place import LEASE_OLD_S, LeaseOwner
+from broker.this_host.causes import Causes
 from broker.whiteboard import lines as slot_lines
 from broker.wire.exchange import Report
 from scoring.hosts.storage_lost import ENDING_S
@@ -32,6 +33,8 @@ class AgentReport:
         self.announced: int | None = None
         self.last_ran = 0
         self.vms_last_ran: dict[int, int] = {}
+        #: Why the VMs' machines have entered their states.
+        self.causes = Causes()
         self._look_for_freeing = freeing_left
         self._freeing_left = freeing_left()
 
@@ -40,6 +43,7 @@ class AgentReport:
         another state than before, or one of its VMs, or it claims room."""
         old = self.last
         self.last, self._reported_s = report, now_s
+        self.causes.take(old, report, now_s)
         if old is not None and report.beat < old.beat:
             # Another agent counts anew, so the number in the slot is not one of its own.
             self.published_beat = 0

@@ -149,6 +149,7 @@ class OwnSlot:
             "mem-free": slot_lines.mem_free_line(value("memory")),
             "fence-ask": slot_lines.fence_ask_line(this_host.fence_ask(now_s)),
             **this_host.vms.lines(now_s),
+            **this_host.agent.causes.lines(now_s),
             **vm_lines.reached_lines(this_host.outside.vms_seen, now_s),
             **this_host.modes.lines(now_s),
             **slot_lines.freeing_lines(*this_host.agent.freeing()),

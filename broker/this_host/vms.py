@@ -127,6 +127,11 @@ class VmsHere:
         """The names of all VMs of the registry, by number."""
         return {number: record.name for number, record in self._registry.cached.vms.items()}
 
+    @property
+    def generation(self) -> int:
+        """The generation of the registry that this host knows; 0: it knows none."""
+        return self._registry.cached.generation
+
     def memory(self) -> Memory:
         """What VMs may take of this host."""
         return Memory() if self._sampler is None else self._sampler.memory

@@ -88,6 +88,8 @@ PROSE = (
     "config",
     "vm-*",
     "path-*",
+    "because",
+    "because-*",
 )
 _ORDER = {key: place for place, key in enumerate((*DECIDES, *SHOWN, "", *PROSE))}
 

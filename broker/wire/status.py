@@ -220,7 +220,8 @@ class HostStatus(Struct, frozen=True):
     is to be switched off by its own word, or may be before long; empty: no. `api`: addresses.
     `vms`: how many VMs are up there; `total_mb`: its memory, `free_mb`: what no VM was promised,
     MiB. `engine_only`: there are further VMs, and it starts none of them, since it knows of none.
-    `unprotected`: numbers of the VMs that run there without their leases."""
+    `unprotected`: numbers of the VMs that run there without their leases. `registry`: the
+    generation of the registry that it knows; 0: it knows none."""
 
     host_id: int
     hostname: str
@@ -262,6 +263,7 @@ class HostStatus(Struct, frozen=True):
     total_mb: float | None = None
     engine_only: bool = False
     unprotected: tuple[int, ...] = ()
+    registry: int = 0
 
 
 class EngineSummary(Struct, frozen=True):

@@ -275,7 +275,8 @@ def leaves(parser: ArgumentParser) -> list[str]:
 def test_a_dump_of_a_fresh_volume(site: Path) -> None:
     result = run("ha-agent", "whiteboard", "dump", str(site.parent / "whiteboard"), "--json")
     assert result.returncode == 0
-    assert json.loads(result.stdout) == {"cluster": {"maintenance": False}, "hosts": {}, "bad": {}}
+    cluster = {"maintenance": False}
+    assert json.loads(result.stdout) == {"version": 1, "cluster": cluster, "hosts": {}, "bad": {}}
 
 
 def test_a_dump_of_what_is_not_there(tmp_path: Path) -> None:

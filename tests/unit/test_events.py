@@ -179,8 +179,8 @@ def test_modes_that_are_set_and_end(watch: tuple[PeerEvents, Events]) -> None:
     look(peers, slot("EngineDown", maintenance=True, extra=maintained), local_mode=mode)
     assert sorted((event.kind, event.host, event.text) for event in events.after(0).events) == [
         ("maintenance-ended", "global maintenance", "global maintenance has ended"),
-        ("maintenance-set", "host1", "local maintenance is set: new memory"),
-        ("maintenance-set", "host2", "local maintenance is set: a=b"),
+        ("maintenance-set", "host1", "local maintenance is set by root@host1: new memory"),
+        ("maintenance-set", "host2", "local maintenance is set by root@host2: a=b"),
     ]
 
 

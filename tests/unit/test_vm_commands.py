@@ -264,13 +264,14 @@ def test_a_decision_for_the_recorded_disks_writes_the_definition_anew(host: Host
 
 def test_dry_runs_change_nothing(host: Host) -> None:
     host.add("db")
+    host.good("stop", "db")
     before = Path(host.config.storage.registry).read_bytes()
     lease = host.lease(3)
     assert host.answer("add", host.file(xml("web")), "--dry-run")["dry_run"] is True
     for words in (
         ("define", "db", host.file(xml("db", 99))),
         ("set", "db", "priority=1"),
-        ("stop", "db"),
+        ("start", "db"),
         ("remove", "db"),
     ):
         assert host.good(*words, "--dry-run").splitlines()[-1].startswith("would"), words
@@ -280,6 +281,9 @@ def test_dry_runs_change_nothing(host: Host) -> None:
 def test_a_removed_vm_leaves_its_name_and_at_last_its_number(host: Host) -> None:
     host.add("db")
     old = host.lease(2)
+    said = "11 ha-agent: db is wanted up: ha-agent vm stop db first\n"
+    assert host.refused("remove", "db") == said, "a start of it may be under way"
+    host.good("stop", "db")
     assert "its disks are as they were" in host.good("remove", "db")
     assert "no VM 'db'" in host.refused("show", "db")
     host.add("db")

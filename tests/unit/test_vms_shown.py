@@ -11,7 +11,7 @@ import pytest
 from agent.commands import liveliness
 from agent.commands.why_vm import explain, found
 from agent.status.read import read
-from agent.status.text import as_text
+from agent.status.text import as_text, what_is_wrong
 from agent.terminal.errors import CommandError
 from broker.peers.vm_place import OwnReads
 from broker.peers.vm_places import vms_seen
@@ -128,6 +128,31 @@ def test_the_plugin_of_nagios_takes_the_worst_of_several_vms(
     monkeypatch.setattr(liveliness, "ask", lambda *_: made)
     assert liveliness.as_plugin(lambda: "socket") == code
     assert capsys.readouterr().out.startswith(begins)
+
+
+@pytest.mark.parametrize("name", ["vm-{}", "v" * 40 + "-{}", "m\u00fcn|chen-{}"])
+def test_the_plugin_of_nagios_is_whole_where_nrpe_cuts_at_1024_bytes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """50 VMs in trouble were one line of several kilobytes; cut, it had no figures any more."""
+    made = vms.status({**WORDS, 1: {ENGINE: up(), WEB: up()}}, n_plus_1=())
+    ill = msgspec.structs.replace(made.vms[-1], healthy=False, state=VmWord.UP, reason="it hangs")
+    many = (
+        msgspec.structs.replace(ill, number=number, name=name.format(number))
+        for number in range(2, 52)
+    )
+    made = msgspec.structs.replace(made, vms=(made.vms[0], *many))
+    monkeypatch.setattr(liveliness, "ask", lambda *_: made)
+    assert liveliness.as_plugin(lambda: "socket") == liveliness.Plugin.CRITICAL
+    said = capsys.readouterr().out
+    assert len(said.encode()) < 1024
+    first, *more = said.splitlines()
+    assert len(first.encode()) <= liveliness.FIRST_BYTES_MAX
+    text, bar, figures = first.partition(" | ")
+    assert bar and figures.startswith("hosts_live=") and "|" not in text + "".join(more)
+    assert more[0].startswith(name.format(2).replace("|", "/"))
+    named = len(more) - 1
+    assert more[-1] == f"and {len(what_is_wrong(made)) - named} more: ha-agent status"
 
 
 def test_the_first_line_names_three_vms_and_counts_the_others() -> None:
