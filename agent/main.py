@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from agent import verbs as table
 from agent.terminal import hanging
+from agent.terminal.begun import command_began_s
 from broker.daemon.command_line import Parser
 from broker.daemon.errors import HaError, why
 from broker.daemon.exit_codes import ExitCode
@@ -58,6 +59,7 @@ def main() -> NoReturn:
 
         complete(parser)
     arguments = parser.parse_args()
+    command_began_s()  # remembered before the fork
     as_json = arguments.json or getattr(arguments, "json_here", False)
     if arguments.verb != "run":  # the agent has a deadline for each of its calls
         _in_child(as_json)

@@ -172,8 +172,10 @@ def _doctor_options(parser: ArgumentParser) -> None:
 
 def _doctor(arguments: Namespace, as_json: bool) -> int:
     from agent.doctor import checks
+    from agent.terminal.begun import command_began_s
 
-    return checks.run(arguments.config, as_json, arguments.seconds if arguments.storage else None)
+    storage_s = arguments.seconds if arguments.storage else None
+    return checks.run(arguments.config, as_json, command_began_s(), storage_s)
 
 
 # --- the VM, and maintenance ----------------------------------------------------------------

@@ -9,6 +9,7 @@ too long it is killed and left behind, and the command goes on.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import select
@@ -30,8 +31,9 @@ _LENGTH = struct.Struct("<I")
 _ITEM, _ERROR, _BUG = range(3)
 
 
-#: How often it is looked for a child that hangs in a file, and how long that lasts then.
-_LOOK_S, HANGS_S = 0.5, 6.0
+#: How often it is looked for a child that hangs in a file; how long that lasts then, and how long
+#: at least where the command has to end.
+_LOOK_S, HANGS_S, HANGS_LEAST_S = 0.5, 6.0, 3.0
 
 
 class CheckHangs(CommandError):
@@ -52,16 +54,19 @@ class Check(Generic[T]):
         self._began_s = time.monotonic()
         #: The call on a file that the child is in, and since when.
         self._hangs = ("", self._began_s)
+        self._hang_until_s = math.inf
         self._reads, writes = os.pipe()
         self._child = os.fork()
         if self._child == 0:
             _child(writes, look)
         os.close(writes)
 
-    def found(self, until_s: float) -> Iterator[T]:
+    def found(self, until_s: float, hang_until_s: float = math.inf) -> Iterator[T]:
         """What `look` yields. CheckHangs where the child has not ended by `until_s` (monotonic),
-        or hangs in a call on a file for HANGS_S; CommandError with the sentence of its HaError or
+        or hangs in a call on a file for HANGS_S; in one that began before `hang_until_s`, until
+        then at the latest, but for HANGS_LEAST_S. CommandError with the sentence of its HaError or
         OSError."""
+        self._hang_until_s = hang_until_s
         try:
             while (head := self._read(_LENGTH.size, until_s)) != b"":
                 data = self._read(_LENGTH.unpack(head)[0], until_s)
@@ -98,15 +103,17 @@ class Check(Generic[T]):
         call, place = hangs_on(self._child)
         if call != self._hangs[0]:
             self._hangs = (call, now_s)
-        if call and now_s - self._hangs[1] >= HANGS_S:
+        if call and now_s >= self._over_s(self._hangs[1]):
             raise CheckHangs(self._name, now_s - self._hangs[1], True, place)
         if now_s >= until_s:
             raise CheckHangs(self._name, now_s - self._began_s, bool(call), place)
 
-
-def bounded(name: str, seconds: float, look: Callable[[], Iterable[T]]) -> Iterator[T]:
-    """What `look` yields in a child process, as Check.found, within `seconds` in all."""
-    yield from Check(name, look).found(time.monotonic() + seconds)
+    def _over_s(self, since_s: float) -> float:
+        """When a call on a file that began at `since_s` counts as hanging."""
+        over_s = since_s + HANGS_S
+        if since_s < self._hang_until_s:
+            over_s = min(over_s, max(since_s + HANGS_LEAST_S, self._hang_until_s))
+        return over_s
 
 
 def _child(writes: int, look: Callable[[], Iterable[object]]) -> None:

@@ -81,7 +81,8 @@ class Evidence:
     none was). `touched_by`: the live hosts that the owner's kernel, or the engine there, answers.
     `network_good_s`: when this host's own network was last seen to work (None: it was not). `word`:
     the owner says that it has lost the storage and that no VM is left on it (None: it does not; see
-    scoring/hosts/storage_lost.py). `others_reached`: the VMs there, but the one that it asks for,
+    scoring/hosts/storage_lost.py). `giving_up`: it says so, and that a VM is left (None: it does
+    not). `others_reached`: the VMs there, but the one that it asks for,
     that a host has reached lately. The other fields are those of Observation.
     """
 
@@ -99,6 +100,7 @@ class Evidence:
     touched_by: tuple[str, ...] = ()
     network_good_s: float | None = None
     word: StorageWord | None = None
+    giving_up: StorageWord | None = None
     spec: VmSpec | None = None
     others_reached: tuple[int, ...] = ()
 

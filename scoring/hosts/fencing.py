@@ -30,7 +30,7 @@ from scoring.hosts import dead_fencer, takeover
 from scoring.hosts.evidence import FREE_BEATS, Evidence, renews
 from scoring.hosts.fence_ask import others_reached, reached_by, reached_s, spec_of
 from scoring.hosts.state import HostState, Takeover
-from scoring.hosts.storage_lost import gives_up
+from scoring.hosts.storage_lost import gives_up, is_giving_up
 from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import (
     FenceLeaseAnswer,
@@ -301,6 +301,7 @@ def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
         touched_by=tuple(name_of(p) for p in turn.live if host in p.touches),
         network_good_s=_network_good_s(turn, host),
         word=gives_up(peer, turn.now_s, turn.rules),
+        giving_up=is_giving_up(peer, turn.now_s, turn.rules),
         spec=spec_of(ask, observation.specs),
         others_reached=() if ask is None or peer is None else others_reached(turn, peer, vm),
     )

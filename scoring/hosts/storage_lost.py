@@ -8,7 +8,8 @@ works. So it ends the VM's process and says over the network that none is left; 
 have the storage may switch it off, since no VM runs on it any more.
 
     T+0     its reads and writes do not succeed any more; its slot does not change
-    T+20    storage_patience: another host says that its writes succeed; the VM's process is ended
+    T+20    storage_patience: another host says that its writes succeed; the VM's process is ended,
+            and the others take the fence lease
     T+21    it says over the network, signed, how long it has had no storage and that no VM is left
             (T+25 where a process could not be ended: it waits for the storage, in the kernel)
     T+25    its host id was renewed 2.5 * io_timeout ago (10 s): its sanlock is silent too
@@ -30,6 +31,9 @@ Rules of this file:
 6. A process that waits for the storage in the kernel survives every signal; only the loss of power
    ends it. So a VM that has been in the process of being ended for `ENDING_S` does not keep its
    host from saying that no VM is left: rule 1 makes sure that it is gone before it runs elsewhere.
+7. The others take the fence lease while the VM is still being ended, for `AHEAD_S` at most. To take
+   a lease opens the lease volume, and on CephFS whoever opens it waits until the storage has shut
+   the lost host's client out, 11 s in the lab: that wait and the end of the VM pass side by side.
 """
 
 from __future__ import annotations
@@ -44,6 +48,9 @@ WORD_FRESH_S = 3.0
 #: How long a VM is being ended before its host counts it as given up (rule 6), in seconds. A
 #: process that does not wait in the kernel is gone within one second.
 ENDING_S = 5.0
+#: For how long after `storage_patience` the fence lease is taken ahead of the statement that no VM
+#: is left: that statement comes within `ENDING_S`, and is heard a beat or two later.
+AHEAD_S = ENDING_S + WORD_FRESH_S
 
 
 def host_with_storage(turn: HostTurn) -> str:
@@ -71,8 +78,28 @@ def host_with_storage(turn: HostTurn) -> str:
 def gives_up(peer: PeerReport | None, now_s: float, rules: Rules) -> StorageWord | None:
     """A silent host's statement of the last seconds that it has been without the storage for long
     enough and that no VM is left on it; None: it does not say so."""
+    word = _lost(peer, now_s, rules)
+    return word if word is not None and word.is_empty else None
+
+
+def is_giving_up(peer: PeerReport | None, now_s: float, rules: Rules) -> StorageWord | None:
+    """A silent host's statement of the last seconds that it has been without the storage for long
+    enough, while a VM is left on it; None: it does not say so."""
+    word = _lost(peer, now_s, rules)
+    return word if word is not None and not word.is_empty else None
+
+
+def is_just_giving_up(word: StorageWord, now_s: float, rules: Rules) -> bool:
+    """Whether a host that `is_giving_up` may say so soon that no VM is left (rule 7)."""
+    assert word.lost_s is not None
+    return word.lost_s + now_s - word.heard_s <= rules.timing.storage_patience + AHEAD_S
+
+
+def _lost(peer: PeerReport | None, now_s: float, rules: Rules) -> StorageWord | None:
+    """A silent host's statement of the last seconds that it has been without the storage for long
+    enough; None: it does not say so."""
     word, patience_s = None if peer is None else peer.storage_word, rules.timing.storage_patience
-    if word is None or word.lost_s is None or not word.is_empty:
+    if word is None or word.lost_s is None:
         return None
     is_long = 0 < patience_s <= word.lost_s + now_s - word.heard_s
     return word if is_long and now_s - word.heard_s <= WORD_FRESH_S else None

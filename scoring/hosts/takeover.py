@@ -25,6 +25,8 @@ Rules:
 6. An order that was refused or had no effect is repeated as long as the host is silent, after
    pauses that grow: a device that is busy, or has no session left, may accept the next one.
    Meanwhile the fence lease is given back, since the device may accept another host's order.
+7. From a host that has lost the storage the fence lease is taken while its VM is still being ended
+   (scoring/hosts/storage_lost.py, rule 7). Where that takes longer it is given back.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ from scoring.hosts.evidence import (
 )
 from scoring.hosts.fence_rate import fence_wait
 from scoring.hosts.state import Takeover
+from scoring.hosts.storage_lost import is_just_giving_up
 from scoring.observation import LeaseAnswer, Power, PowerAnswer, PowerOffEnded
 from scoring.rules import Rules
 from scoring.timing import Timing
@@ -173,7 +176,10 @@ def step(
     if evidence.ask is not None:
         text = f"host {host} asks to be switched off: {evidence.ask_in_words}"
         reasons.insert(0, Reason(Code.OWNER_ASKS, text))
-    wants_fence = bool(takeover.offs) or is_ripe(takeover, evidence, now_s, rules)
+    is_ahead = _is_ripe_soon(takeover, evidence, now_s, rules)
+    wants_fence = bool(takeover.offs) or is_ripe(takeover, evidence, now_s, rules) or is_ahead
+    if evidence.fence_lease_held and not wants_fence and _has_waited(takeover, evidence):
+        actions.append(DropFenceLease())
     if wants_fence and not evidence.fence_lease_held and not takeover.taking_fence:
         actions.append(TakeFenceLease())
         takeover = replace(takeover, taking_fence=True)
@@ -293,6 +299,20 @@ def is_ripe(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules) 
         return False
     missing = {c.name for c in may_power_off(takeover, evidence, now_s, rules) if not c.holds}
     return missing <= _OWN_STEPS
+
+
+def _is_ripe_soon(takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules) -> bool:
+    """Whether only the last statement of a host that has lost the storage is missing, and this
+    host's own steps (rule 7)."""
+    word = evidence.giving_up
+    if word is None or not is_just_giving_up(word, now_s, rules):
+        return False
+    return is_ripe(takeover, replace(evidence, word=word), now_s, rules)
+
+
+def _has_waited(takeover: Takeover, evidence: Evidence) -> bool:
+    """Whether the fence lease was taken for a host that does not give its VM up after all."""
+    return evidence.giving_up is not None and takeover.ordered_s is None
 
 
 def may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) -> bool:

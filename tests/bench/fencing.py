@@ -86,9 +86,16 @@ def main(argv: list[str]) -> int:
 
 @contextmanager
 def on_lab(
-    hosts: int, io_timeout_s: int, *, bmc: bool, vms: int = 1, storage: str = kinds.FUSE
+    hosts: int,
+    io_timeout_s: int,
+    *,
+    bmc: bool,
+    vms: int = 1,
+    storage: str = kinds.FUSE,
+    logs: Path | None = None,
 ) -> Iterator[Cluster]:
-    """A lab that is taken down at the end. After an error the hosts' logs are in KEPT."""
+    """A lab that is taken down at the end. `logs`: the folder that gets its hosts' logs then; without
+    one they are in KEPT after an error."""
     parent = Path("/var/tmp/ha-lab")
     parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="b-", dir=parent)))
@@ -97,22 +104,22 @@ def on_lab(
         try:
             yield cluster
         except (LabError, AssertionError):
-            _keep_logs(cluster)
+            if logs is None:
+                kept = KEPT / cluster.directory.name
+                keep_logs(cluster, kept)
+                print(f"bench: the hosts' logs are in {kept}", file=sys.stderr, flush=True)
             raise
     finally:
+        if logs is not None:
+            keep_logs(cluster, logs)
         cluster.down()
         shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
-def _keep_logs(cluster: Cluster) -> None:
-    kept = KEPT / cluster.directory.name
-    kept.mkdir(parents=True, exist_ok=True)
-    for host in cluster.hosts:
-        for daemon in ("agent", "broker"):
-            path = cluster.log_path(host, daemon)
-            if path.exists():
-                shutil.copyfile(path, kept / f"{host}-{daemon}.log")
-    print(f"bench: the hosts' logs are in {kept}", file=sys.stderr, flush=True)
+def keep_logs(cluster: Cluster, folder: Path) -> None:
+    """Copy each host's logs into a folder of its name."""
+    for kept in cluster.layout.directory.glob("hosts/*/log"):
+        shutil.copytree(kept, folder / kept.parent.name, dirs_exist_ok=True)
 
 
 def _repeat(cluster: Cluster, count: int, watch: Watch, within_s: float) -> list[Takeover]:

@@ -33,6 +33,8 @@ from tests.lab.timeline import cut_and_watch
 from tests.lab.visitors import Visitors
 from tests.lab.watch import EngineWatcher
 
+from .fencing import keep_logs
+
 #: QEMU runs elsewhere so soon after a power cut.
 CUT_MAX_S = 8.0
 #: The longest gap of the page that writes to the VM's disk, one of three daemons killed.
@@ -124,8 +126,7 @@ def _measure(line: Line, cuts: int, quick: bool, logs: Path | None) -> None:
                 _two_gone(line, cluster)
     finally:
         if logs is not None:
-            for kept in cluster.layout.directory.glob("hosts/*/log"):
-                shutil.copytree(kept, logs / line.kind / kept.parent.name, dirs_exist_ok=True)
+            keep_logs(cluster, logs / line.kind)
         cluster.down()
         shutil.rmtree(cluster.directory, ignore_errors=True)
 

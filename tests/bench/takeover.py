@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`python -m tests.bench takeover [--runs N] [--io-timeout 2 10] [--vms 1 3] [--what cut kill …]
-[--storage KIND]`
+[--storage KIND] [--logs FOLDER]`
 
 How long a VM is away, whatever happens to its host: its power is cut, it hangs, its cable is
 pulled, it alone loses the storage, or QEMU alone is killed. Seconds from the fault to each phase,
 as p50, p95 and maximum. Real sanlock, libvirt, QEMU and IPMI; three hosts in one machine. With
 several VMs those that ran on the host count too: "all VMs run" is when the last of them does.
+--logs keeps the hosts' logs of each lab.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from tests.lab import ask, boot_journal, configs, guest, vms
 from tests.lab.cluster import Cluster
@@ -140,6 +142,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--vms", type=int, nargs="+", default=[1, 3], choices=(1, 2, 3))
     parser.add_argument("--what", nargs="+", default=[*FAULTS], choices=[*FAULTS])
     parser.add_argument("--storage", default=kinds.FUSE, choices=kinds.KINDS)
+    parser.add_argument(
+        "--logs", type=Path, metavar="FOLDER", help="keep the logs of each lab here"
+    )
     options = parser.parse_args(argv)
     if options.storage not in kinds.NETWORK and "storage" in options.what:
         print(f"storage is left out: the VM's disk does not lie on it (--storage {kinds.NFS})")
@@ -149,8 +154,9 @@ def main(argv: list[str]) -> int:
     try:
         for io_timeout_s in options.io_timeout:
             for count in options.vms:
+                logs = options.logs and options.logs / f"{options.storage}-{io_timeout_s}-{count}"
                 with on_lab(
-                    3, io_timeout_s, bmc=True, vms=count, storage=options.storage
+                    3, io_timeout_s, bmc=True, vms=count, storage=options.storage, logs=logs
                 ) as cluster:
                     for name in options.what:
                         title = f"{name}, io_timeout {io_timeout_s}, {count} VM(s)"
@@ -178,7 +184,12 @@ def repeated(cluster: Cluster, fault: Fault, runs: int, title: str) -> list[dict
         assert not boot_journal.doubts(boot_journal.read(cluster))
         found.append(phases)
         runs_s = phases.get("VM runs", phases.get("page answers", math.nan))
-        print(f"  {title}: {number + 1}/{runs}: {runs_s:.2f} s (load {load:.1f})", flush=True)
+        print(
+            f"  {title}: {number + 1}/{runs}: {runs_s:.2f} s (load {load:.1f}); {victim}",
+            flush=True,
+        )
+        told = sorted(((at_s, name) for name, at_s in phases.items()))
+        print("    " + ", ".join(f"{name} {at_s:.1f}" for at_s, name in told), flush=True)
         fault.mend(cluster, victim)
     return found
 

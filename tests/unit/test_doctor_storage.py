@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +19,7 @@ import pytest
 
 from agent.commands import config_check
 from agent.doctor import checks, storage
-from agent.doctor.bounded import CheckHangs, bounded
+from agent.doctor.bounded import HANGS_LEAST_S, HANGS_S, Check, CheckHangs
 from agent.storage import silent
 from agent.terminal.errors import CommandError
 from broker.config.load import load
@@ -66,7 +70,7 @@ def test_a_check_that_blocks_is_left_behind(tmp_path: Path) -> None:
         yield "first"
         signal.pause()
 
-    found = bounded("a check", 0.3, look)
+    found = Check("a check", look).found(time.monotonic() + 0.3)
     assert next(found) == "first"
     with pytest.raises(CheckHangs, match=r"a check has not answered for \d+ s"):
         next(found)
@@ -81,9 +85,9 @@ def test_an_error_of_a_check_is_a_sentence_and_a_bug_stays_a_bug() -> None:
         yield str(1 // 0)
 
     with pytest.raises(CommandError, match="it is not mounted"):
-        list(bounded("x", 5, fails))
+        list(Check("x", fails).found(time.monotonic() + 5))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        list(bounded("x", 5, breaks))
+        list(Check("x", breaks).found(time.monotonic() + 5))
 
 
 def fall_silent(
@@ -112,7 +116,7 @@ def test_a_storage_that_hangs_by_the_brokers_word_fails_and_is_left_alone(
 ) -> None:
     """Nothing can be read then, so of no other host it is known that it fell silent."""
     fall_silent(monkeypatch, "uncertain", 12.0, state, problem)
-    found = list(checks.check_storage(str(site), 0.1))
+    found = list(checks.check_storage(str(site), 0.1, time.monotonic()))
     texts = [each.text for each in found]
     assert not any("fell silent" in text for text in texts)
     if is_left:
@@ -143,15 +147,15 @@ def test_nothing_is_opened_on_the_storage_while_a_host_has_just_fallen_silent(
         def __init__(self, name: str, look: object) -> None:
             made.append(name)
 
-        def found(self, until_s: float) -> Iterator[object]:
+        def found(self, until_s: float, hang_until_s: float = 0.0) -> Iterator[object]:
             return iter(())
 
     monkeypatch.setattr(checks, "Check", Noted)
-    found = {each.name: each for each in checks.check(str(site))}
+    found = {each.name: each for each in checks.check(str(site), time.monotonic())}
     assert ("storage" not in made and "sanlock-name" not in made) is waits
     if waits:
         assert found["storage"].text == "not looked at: host host2 fell silent 12 s ago"
-        (only,) = checks.check_storage(str(site), 1.0)
+        (only,) = checks.check_storage(str(site), 1.0, time.monotonic())
         assert only.text.startswith("not looked at: host host2")
         assert only.verdict == "fail", "nothing is said to be fit that was not looked at"
 
@@ -171,7 +175,7 @@ def test_what_is_looked_at_then_touches_no_storage(
     text = text.replace("[libvirt]", '[libvirt]\nmigration-uri = "test:///default"', 1)
     hanging.write_text(text.replace("[daemon]", f'[daemon]\nsecrets = "{secrets}"', 1))
     fall_silent(monkeypatch, "silent", 12.0)
-    found = list(checks.check(str(hanging)))
+    found = list(checks.check(str(hanging), time.monotonic()))
     assert [each for each in found if "has not answered" in each.text] == []
     left_out = {each.name for each in found if each.text.startswith("not looked at: host host2")}
     assert {"one-host", "storage", "heartbeat", "libvirt"} <= left_out
@@ -194,13 +198,54 @@ def test_all_checks_together_have_an_end_and_each_says_what_it_waited_for(
     monkeypatch.setattr(checks, "lock_driver", blocks)
     monkeypatch.setattr(checks, "fence_devices_answer", blocks)
     found: dict[str, list[checks.Finding]] = {}
-    for each in checks.check(str(site)):
+    for each in checks.check(str(site), time.monotonic()):
         found.setdefault(each.name, []).append(each)
     for name in ("lock-driver", "fence-device"):
         good, late = found[name]
         assert (good.verdict, late.verdict) == ("ok", "fail")
         assert late.text.startswith(f"{name} has not answered for ")
-    assert found["clock"][0].text.startswith("not looked at: what came before took")
+    assert found["clock"][0].text == "not looked at: the command began 2 s ago"
+
+
+def test_a_command_that_was_slow_to_start_has_only_the_rest_of_its_time(site: Path) -> None:
+    """On a busy machine Python takes seconds before the first check."""
+    began_s = time.monotonic() - checks.ALL_S
+    texts = {each.name: each.text for each in checks.check(str(site), began_s)}
+    assert texts["file"] == texts["storage"] == "not looked at: the command began 6 s ago"
+
+
+@pytest.mark.parametrize(
+    ("since_s", "ends_s", "over_s"),
+    [
+        (1.0, math.inf, 1.0 + HANGS_S),
+        (1.0, 9.0, 1.0 + HANGS_S),
+        (4.0, 9.0, 9.0),
+        (8.0, 9.0, 8.0 + HANGS_LEAST_S),
+        # A long measurement that stalls later has the usual time.
+        (20.0, 9.0, 20.0 + HANGS_S),
+    ],
+)
+def test_when_a_hang_is_over_for_a_command_that_has_to_end(
+    since_s: float, ends_s: float, over_s: float
+) -> None:
+    check: Check[str] = Check("a check", lambda: ())
+    assert list(check.found(time.monotonic() + 5, ends_s)) == []
+    assert check._over_s(since_s) == over_s
+
+
+def test_a_command_knows_when_its_process_began() -> None:
+    """The seconds before its first line count, and a child that is forked has the same answer."""
+    line = (
+        "import os, time; from agent.terminal.begun import command_began_s;"
+        "began_s = command_began_s(); print(began_s);"
+        "os.fork() or print(command_began_s() == began_s)"
+    )
+    before_s = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    said, child = sorted(done.stdout.split())
+    # The kernel counts hundredths.
+    assert before_s - 0.02 <= float(said) <= time.monotonic()
+    assert child == "True"
 
 
 def test_the_storage_is_measured_in_a_scratch_file_that_is_removed(site: Path) -> None:

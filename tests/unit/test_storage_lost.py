@@ -5,6 +5,7 @@ make of it."""
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from broker.peers.asker import Pulse, _word
 from broker.peers.heartbeat import Heartbeat, heard, signed
 from broker.whiteboard.lost import lost_since_s
 from broker.whiteboard.store import StorageTrouble
-from scoring.decision import Code, PowerOffHost, PowerOffVm
+from scoring.decision import Code, DropFenceLease, PowerOffHost, PowerOffVm, TakeFenceLease
 from scoring.hosts.evidence import may_power_off
 from scoring.hosts.state import Takeover
-from scoring.hosts.storage_lost import ENDING_S, WORD_FRESH_S, gives_up
+from scoring.hosts.storage_lost import AHEAD_S, ENDING_S, WORD_FRESH_S, gives_up
 from scoring.observation import HostShutdown, OnHostShutdown, Power, PowerAnswer
 from scoring.storage_word import StorageWord
 from scoring.timing import Timing
@@ -285,6 +286,37 @@ def test_it_is_switched_off_by_the_usual_protocol_although_it_answers() -> None:
     order = next(a for a in fall.actions if isinstance(a, PowerOffHost))
     assert not order.asked and "lost-its-storage" in order.evidence
     assert any("has given its VMs up" in r.text for r in fall.life.history[-1].reasons)
+
+
+@pytest.mark.parametrize("empty_after_s", [ENDING_S, math.inf])
+def test_the_fence_lease_is_taken_while_the_vm_there_is_still_being_ended(
+    empty_after_s: float,
+) -> None:
+    """To take it may take as long as that (CephFS); a host that keeps its VM has it given back."""
+    fall = Fall()
+    fall.power = Power.ON
+    fall.life.world["fence_log"] = ()
+    fell_s = fall.life.now_s
+    at_s: dict[type, list[float]] = {}
+    for _ in range(45):
+        now_s, lost_s = fall.life.now_s, fall.life.now_s - fell_s
+        word = StorageWord(now_s, lost_s=lost_s, is_empty=lost_s > PATIENCE_S + empty_after_s)
+        fall.life.change_peer(
+            DEAD,
+            heartbeat_s=now_s,
+            renewal_s=fell_s - 5,
+            renewal_timestamp=77,
+            storage_word=word,
+        )
+        for action in fall.beat().actions:
+            at_s.setdefault(type(action), []).append(lost_s)
+    [taken_s] = at_s[TakeFenceLease]
+    # What was said a beat ago has grown by that beat.
+    assert PATIENCE_S - 1 <= taken_s < PATIENCE_S + ENDING_S
+    assert (PowerOffHost in at_s) is (empty_after_s == ENDING_S)
+    if empty_after_s == math.inf:
+        [dropped_s] = at_s[DropFenceLease]
+        assert PATIENCE_S + ENDING_S < dropped_s <= PATIENCE_S + AHEAD_S + 2
 
 
 @pytest.mark.parametrize(
