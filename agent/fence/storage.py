@@ -23,17 +23,12 @@ import asyncio
 import json
 import logging
 import math
-import os
-import shutil
-import signal
-import subprocess
-import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
 from typing import Protocol
 
-from agent.fence.driver import FenceError
+from agent.fence.reservations import ScsiReservations
+from agent.fence.storage_program import StorageFenceError, installed, run
 from broker.config.sections import Config
 from broker.config.storage_fence import StorageFenceSection
 from broker.daemon.foreign import sentence
@@ -43,11 +38,6 @@ log = logging.getLogger("ha-agent.storage-fence")
 
 #: Names that many hosts have; a client with such a name is never taken for a certain host.
 _NOBODY = frozenset({"", "localhost", "localhost.localdomain"})
-_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
-
-
-class StorageFenceError(FenceError):
-    """The storage refused, or its command failed: a sentence that may be shown."""
 
 
 class StorageDriver(Protocol):
@@ -88,7 +78,7 @@ class StorageFence:
     @property
     def keeps_leases(self) -> bool:
         """Whether the clients of a dead host may keep others from the lease volume."""
-        return self.is_configured and not isinstance(self._driver, GlusterLocks)
+        return self.is_configured and not isinstance(self._driver, (GlusterLocks, ScsiReservations))
 
     async def check(self, host: int, name: str, within_s: float = math.inf) -> str:
         """Why that host's clients and locks could not be removed now; "": they could. The storage
@@ -163,15 +153,20 @@ def storage_fence(config: Config, leases: ImageLeases | None = None) -> StorageF
     """The storage fence of a configuration. `leases`: None where it is only asked, and cuts
     nothing."""
     given = config.storage_fence
-    return StorageFence(given.type, _driver(given, leases), given.timeout)
+    driver = _driver(given, leases, config.cluster.id, config.host.id)
+    return StorageFence(given.type, driver, given.timeout)
 
 
-def _driver(given: StorageFenceSection, leases: ImageLeases | None) -> StorageDriver | None:
+def _driver(
+    given: StorageFenceSection, leases: ImageLeases | None, cluster_id: str, own: int
+) -> StorageDriver | None:
     match given.type:
         case "ceph":
             return CephClients(given.file_system, given.options)
         case "gluster":
             return GlusterLocks(given.volume, given.images, given.options, leases)
+        case "scsi":
+            return ScsiReservations(given.devices, cluster_id, own)
         case "command":
             return StorageCommand(given.argv)
         case _:
@@ -286,53 +281,6 @@ def same_host(client: str, name: str) -> bool:
         return True
     short, full = sorted((client, name), key=len)
     return "." not in short and short not in _NOBODY and full.partition(".")[0] == short
-
-
-def installed(program: str) -> str:
-    """The program's path; StorageFenceError where it is not installed."""
-    path = shutil.which(program, path=_search())
-    if path is None:
-        raise StorageFenceError(f"{program} is not installed")
-    return path
-
-
-def _search() -> str:
-    return os.pathsep.join([os.environ.get("PATH", os.defpath), *_FOLDERS])
-
-
-def run(argv: Sequence[str], deadline_s: float, leave: bool = False) -> str:
-    """What a command printed; StorageFenceError where it failed or did not end by `deadline_s`. It
-    is a process group of its own, killed as a whole then; `leave`: it goes on, for its end would
-    not be the end of what it has begun."""
-    program = installed(argv[0])
-    try:
-        process = subprocess.Popen(  # noqa: S603  (a program named by root's own configuration)
-            [program, *argv[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PATH": _search(), "LC_ALL": "C"},
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        # The file is no program (a script without its first line), or a word holds a zero byte.
-        raise StorageFenceError(f"{program} cannot be run: {error}") from None
-    try:
-        out, err = process.communicate(timeout=max(0.0, deadline_s - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        if leave:
-            threading.Thread(target=process.communicate, daemon=True).start()
-            raise StorageFenceError(f"{argv[0]} did not end in time, and goes on") from None
-        raise StorageFenceError(f"{argv[0]} did not end in time") from None
-    finally:
-        if process.returncode is None and not leave:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    if process.returncode != 0:
-        said = sentence((err or out).decode(errors="replace"))
-        raise StorageFenceError(f"{argv[0]} ended with {process.returncode}: {said}")
-    return out.decode(errors="replace")
 
 
 async def off_twice(

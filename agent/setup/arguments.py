@@ -156,9 +156,13 @@ def reinitialize(parser: argparse.ArgumentParser) -> None:
 
 def storage(parser: argparse.ArgumentParser) -> None:
     """The options of `storage`."""
-    words = parser.add_subparsers(dest="what", metavar="show|grow", required=True)
+    words = parser.add_subparsers(dest="what", metavar="show|grow|register", required=True)
     show = words.add_parser("show", help="the volumes, where they lie, and their headers")
     json_option(show)
+    register = words.add_parser(
+        "register", help="this host's SCSI-3 key with the VMs' disks, at each boot, as root"
+    )
+    json_option(register)
     grow = words.add_parser("grow", help="make room for more VMs, while the cluster runs")
     grow.add_argument(
         "--vms",
@@ -178,7 +182,17 @@ def storage(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, as_json: bool) -> int:
     """Carry out the given verb of set-up."""
     from agent.certificates import command as certificates_command
-    from agent.setup import clean, grow, init, invite, join, leave, reinitialize, volumes_shown
+    from agent.setup import (
+        clean,
+        grow,
+        init,
+        invite,
+        join,
+        leave,
+        register,
+        reinitialize,
+        volumes_shown,
+    )
 
     match arguments.verb:
         case "init":
@@ -193,6 +207,8 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
             return leave.run(arguments, as_json)
         case "storage" if arguments.what == "show":
             return volumes_shown.run(arguments, as_json)
+        case "storage" if arguments.what == "register":
+            return register.run(arguments, as_json)
         case "storage":
             return grow.run(arguments, as_json)
         case "clean-metadata":

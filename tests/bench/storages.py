@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`python -m tests.bench storages [--storage KIND ...] [--cuts N] [--quick] [--logs FOLDER]`
+"""`python -m tests.bench storages [--storage KIND ...] [--cuts N] [--quick] [--in-write]
+[--logs FOLDER]`
 
 One table over the storages that a lab can have: a write and its visibility on another host, joining
 the lockspace, taking a lease, power cuts; and, without --quick, one and two of three daemons gone.
 Some minutes for each. Prints the noise of the machine beside each row: without it no figure means
 anything. The phases of each power cut are told below the table; --logs keeps each lab's logs.
+--in-write: power cuts alone, each in the middle of a write to the whiteboard.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,8 +30,9 @@ from tests.lab.cluster import Cluster
 from tests.lab.errors import LabError, MachineError
 from tests.lab.layout import LOCKSPACE
 from tests.lab.storages import kinds
+from tests.lab.storages.in_write import cut_in_write
 from tests.lab.storages.stalls import Writer, visibility
-from tests.lab.timeline import cut_and_watch
+from tests.lab.timeline import STEPS, strike_and_watch
 from tests.lab.visitors import Visitors
 from tests.lab.watch import EngineWatcher
 
@@ -84,6 +87,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cuts", type=int, default=CUTS, help="power cuts (default %(default)s)")
     parser.add_argument("--quick", action="store_true", help="no daemon of the storage is harmed")
     parser.add_argument(
+        "--in-write", action="store_true", help="power cuts alone, each within a write"
+    )
+    parser.add_argument(
         "--logs", type=Path, metavar="FOLDER", help="keep the logs of each lab here"
     )
     options = parser.parse_args(argv)
@@ -93,7 +99,7 @@ def main(argv: list[str]) -> int:
     for kind in options.storage:
         line = Line(kind)
         try:
-            _measure(line, options.cuts, options.quick, options.logs)
+            _measure(line, options.cuts, options.quick, options.in_write, options.logs)
             none_to_be_had = False
         except MachineError as error:
             line.why = f"cannot be had here: {error}"
@@ -111,15 +117,18 @@ def main(argv: list[str]) -> int:
     return 3 if none_to_be_had else int(any(line.missed for line in lines))
 
 
-def _measure(line: Line, cuts: int, quick: bool, logs: Path | None) -> None:
+def _measure(line: Line, cuts: int, quick: bool, in_write: bool, logs: Path | None) -> None:
     parent = Path("/var/tmp/ha-lab")
     parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="b-", dir=parent)))
     try:
         with _noise(line):
             cluster.up(2, storage=line.kind)
+            if in_write:
+                _power_cuts(line, cluster, cuts, partial(cut_in_write, cluster))
+                return
             _speed(line, cluster)
-            _power_cuts(line, cluster, cuts)
+            _power_cuts(line, cluster, cuts, cluster.cut)
             if line.kind in kinds.THREE and not quick:
                 _in_place(cluster)
                 _one_killed(line, cluster)
@@ -142,13 +151,13 @@ def _speed(line: Line, cluster: Cluster) -> None:
     line.cells[ACQUIRE] = f"{_acquire_s(cluster):.2f}"
 
 
-def _power_cuts(line: Line, cluster: Cluster, cuts: int) -> None:
-    """Each after all hosts are in their places again."""
+def _power_cuts(line: Line, cluster: Cluster, cuts: int, strike: Callable[[str], float]) -> None:
+    """Each after all hosts are in their places again. `strike`: cuts that host's power."""
     took = []
     for _ in range(cuts):
         _in_place(cluster)
         with EngineWatcher(cluster) as watcher:
-            cut = cut_and_watch(cluster, watcher, BACK_S)
+            cut = strike_and_watch(cluster, watcher, BACK_S, strike, STEPS)
         took.append(cut.at_s("VM started") or math.inf)
         steps = [f"{step.name} {step.at_s:.1f}" for step in cut.steps if step.at_s is not None]
         line.cuts.append(f"{cut.victim} -> {cut.heir}: {', '.join(steps)}")
