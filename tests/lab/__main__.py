@@ -28,6 +28,8 @@ STORAGE_FAULTS = {
     "hang": "no operation ends",
     "eio": "each operation fails",
     "slow SECONDS": "each operation takes so much longer",
+    "full": "no space is left for a write",
+    "read-only": "each write fails, and no read",
 }
 LINK_FAULTS = {
     "ok": "all is well",

@@ -485,7 +485,7 @@ class Cluster:
     # What else can be wrong.
 
     def storage(self, host: str, fault: str) -> None:
-        """``ok``, ``hang``, ``eio`` or ``slow SECONDS``: what its storage does from now on.
+        """One of ``storage_fault.FAULTS``, as ``slow SECONDS``: what its storage does from now on.
 
         It stays so over a power cycle.
         """
@@ -500,7 +500,9 @@ class Cluster:
             raise UsageError(f"{fault}: storage {backend} cannot be made to fail for one host")
         kind, _, seconds = fault.partition(" ")
         if kind not in storage_fault.FAULTS or (kind == "slow") != bool(seconds):
-            raise UsageError(f"{fault}: not one of ok, hang, eio, slow SECONDS")
+            raise UsageError(
+                f"{fault}: not one of {', '.join(storage_fault.FAULTS)} (slow SECONDS)"
+            )
         if kind == "slow":
             _number(seconds)
         whole = layout.storage_fault.with_suffix(".new")

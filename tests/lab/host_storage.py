@@ -36,6 +36,8 @@ from .storage_fault import read_fault
 POLL_S = 0.02
 #: Operations that may hang at once; libfuse's own limit is 10, and then "ok" is not seen.
 THREADS_MAX = 64
+#: Faults by which changes fail, and reads do not.
+_NO_WRITES = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 _DROPPED = os.O_DIRECT | os.O_SYNC | os.O_DSYNC
 
 
@@ -59,6 +61,13 @@ class HostStorage(mfusepy.Operations):  # type: ignore[misc]
         if fault == "eio":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+    def _gate_of_writes(self) -> None:
+        """Returns when a change may be made; OSError when it must fail."""
+        self._gate()
+        code = _NO_WRITES.get(read_fault(self._fault))
+        if code is not None:
+            raise OSError(code, os.strerror(code))
+
     def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
         self._gate()
         found = os.stat(_below(path), dir_fd=self._root, follow_symlinks=False)
@@ -79,7 +88,7 @@ class HostStorage(mfusepy.Operations):  # type: ignore[misc]
         return os.open(_below(path), flags & ~_DROPPED, dir_fd=self._root)
 
     def create(self, path: str, mode: int, fi: int = 0) -> int:
-        self._gate()
+        self._gate_of_writes()
         return os.open(_below(path), os.O_RDWR | os.O_CREAT, mode, dir_fd=self._root)
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
@@ -87,18 +96,18 @@ class HostStorage(mfusepy.Operations):  # type: ignore[misc]
         return os.pread(fh, size, offset)
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
-        self._gate()
+        self._gate_of_writes()
         return os.pwrite(fh, data, offset)
 
     def fallocate(self, path: str, mode: int, offset: int, size: int, fh: int) -> int:
-        self._gate()
+        self._gate_of_writes()
         if mode:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         os.posix_fallocate(fh, offset, size)
         return 0
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> None:
-        self._gate()
+        self._gate_of_writes()
         descriptor = os.open(_below(path), os.O_WRONLY, dir_fd=self._root)
         try:
             os.ftruncate(descriptor, length)
@@ -106,11 +115,11 @@ class HostStorage(mfusepy.Operations):  # type: ignore[misc]
             os.close(descriptor)
 
     def link(self, target: str, source: str) -> None:
-        self._gate()
+        self._gate_of_writes()
         os.link(_below(source), _below(target), src_dir_fd=self._root, dst_dir_fd=self._root)
 
     def rename(self, old: str, new: str) -> None:
-        self._gate()
+        self._gate_of_writes()
         os.rename(_below(old), _below(new), src_dir_fd=self._root, dst_dir_fd=self._root)
 
     def chmod(self, path: str, mode: int) -> None:
@@ -122,7 +131,7 @@ class HostStorage(mfusepy.Operations):  # type: ignore[misc]
         os.chown(_below(path), uid, gid, dir_fd=self._root)
 
     def unlink(self, path: str) -> None:
-        self._gate()
+        self._gate_of_writes()
         os.unlink(_below(path), dir_fd=self._root)
 
     def fsync(self, path: str, datasync: int, fh: int) -> None:

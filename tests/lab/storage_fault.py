@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .layout import HostLayout
 
-FAULTS = ("ok", "hang", "eio", "slow")
+FAULTS = ("ok", "hang", "eio", "slow", "full", "read-only")
 
 
 def read_fault(path: Path) -> str:
