@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.fence.storage import StorageFenceError
+from agent.fence.storage_program import StorageFenceError
 from agent.leases.vm_records import VmRecords
 from agent.vm.definition import load_definition
 from agent.vm.errors import DefinitionError

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from agent.fence.storage import StorageFenceError
+from agent.fence.storage_program import StorageFenceError
 from agent.leases.vm_records import VmRecords
 from agent.vm import image_leases
 from agent.vm.image_leases import LeasesOfImages, in_volume

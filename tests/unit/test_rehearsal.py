@@ -12,7 +12,8 @@ import pytest
 
 from agent.fence import rehearsal
 from agent.fence.rehearsal import Rehearsals
-from agent.fence.storage import StorageFence, StorageFenceError
+from agent.fence.storage import StorageFence
+from agent.fence.storage_program import StorageFenceError
 from agent.ports import FenceDevices, FencePath
 from agent.status.troubles import troubles
 from broker.peers.fence_paths import storage_fence_shown

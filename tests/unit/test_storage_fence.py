@@ -20,11 +20,10 @@ from agent.fence.storage import (
     GlusterLocks,
     StorageCommand,
     StorageFence,
-    StorageFenceError,
     off_twice,
-    run,
     same_host,
 )
+from agent.fence.storage_program import StorageFenceError, run
 from broker.config.load import load
 from broker.config.storage_fence import StorageFenceSection
 
