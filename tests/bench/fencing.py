@@ -94,8 +94,8 @@ def on_lab(
     storage: str = kinds.FUSE,
     logs: Path | None = None,
 ) -> Iterator[Cluster]:
-    """A lab that is taken down at the end. `logs`: the folder that gets its hosts' logs then; without
-    one they are in KEPT after an error."""
+    """A lab that is taken down at the end. `logs`: the folder that gets its hosts' logs then;
+    without one they are in KEPT after an error."""
     parent = Path("/var/tmp/ha-lab")
     parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(Path(tempfile.mkdtemp(prefix="b-", dir=parent)))
