@@ -33,7 +33,7 @@ def cut_in_write(cluster: Cluster, host: str) -> float:
         os.kill(client, signal.SIGSTOP)
         if _writes(broker):
             return cluster.cut(host)
-        # It had ended before the client stood still.
+        # Too late: the write had ended before its client was stopped.
         os.kill(client, signal.SIGCONT)
     raise LabError(f"{host}: no write to the whiteboard was met in {SEEN_SECONDS_MAX:.0f} s")
 
