@@ -195,6 +195,12 @@ def rollback(path: str, generation: int | None, as_json: bool) -> int:
     """Write an older text again, as a new generation; None: the one before."""
     with shared_opened(load(path), read_only=True) as shared:
         texts = shared.head().texts
+        if generation is None and len(texts) == 1:
+            raise CommandError(
+                ExitCode.USAGE,
+                f"generation {texts[0].generation} is the first: there is none before it; to take a"
+                " key out again: ha-agent config edit",
+            )
         if generation is None and len(texts) > 1:
             generation = texts[1].generation
         kept = next((one for one in texts if one.generation == generation), None)

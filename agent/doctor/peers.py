@@ -21,7 +21,7 @@ from agent.storage.watched import read_slots
 from agent.vm.definition import load_definition
 from agent.vm.errors import DefinitionError
 from agent.vm.migration_check import ask_target, host_devices
-from agent.vm.reach import ANSWER_S, REFUSES, command_there, reach, reached
+from agent.vm.reach import ANSWER_S, REFUSES, command_there, command_to, reach, reached
 from broker.client.ask import BrokerError, ask
 from broker.config.addresses import is_over_tls
 from broker.config.agreement import DIGEST_LINE, agreed, differences, published
@@ -139,7 +139,7 @@ def libvirt_peers(config: Config, within_s: float = ANSWER_S) -> Found:
         look = None if own is None else lambda uri: ask_target(uri, own, xml).text
         for name, problem in reach(config, config.host.id, look, there_s):
             if problem:
-                fix = "" if problem.startswith(REFUSES) else "virsh -c URI hostname"
+                fix = "" if problem.startswith(REFUSES) else command_to(config, name)
                 yield "fail", f"libvirt of {name}: {problem}", fix
             else:
                 yield "ok", f"libvirt of {name} answers", ""

@@ -116,6 +116,13 @@ def reached(config: Config, own: int, within_s: float = ANSWER_S) -> list[Heard]
     return [Heard(name_of(host, others[host]), *said) for host, said in found.items()]
 
 
+def command_to(config: Config, name: str) -> str:
+    """The command that shows whether this host reaches another one's libvirt. `name`: as `reach`
+    has it."""
+    host = in_uri(name.rpartition(" (id ")[0])
+    return f"virsh -c {config.libvirt.migration_uri.format(host=host)} hostname"
+
+
 def command_there(config: Config) -> str:
     """The command that shows on another host whether it reaches this host's libvirt."""
     return f"virsh -c {config.libvirt.migration_uri.format(host=in_uri(config.host_name))} hostname"

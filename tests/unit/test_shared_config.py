@@ -412,6 +412,8 @@ def change(host: Host, key: str, value: str) -> None:
 
 def test_set_history_and_rollback(member: Host, capsys: pytest.CaptureFixture[str]) -> None:
     change(member, "score.network-score-penalty", "5")
+    with pytest.raises(CommandError, match="generation 1 is the first: there is none before it"):
+        config_shared.rollback(member.path, None, False)
     change(member, "score.network-score-penalty", "6")
     assert load(member.path).score.network_score_penalty == 6
     config_shared.rollback(member.path, None, False)
