@@ -15,6 +15,7 @@ from agent.terminal.errors import CommandError
 from agent.terminal.times import duration_s
 from broker.config.patterns import matcher
 from broker.daemon.exit_codes import ExitCode
+from broker.daemon.name_lookup import PORT_MAX
 from broker.registry.record import HEALTH, PATIENCE_S_MAX, VmRecord
 from scoring.vm_facts import Want
 
@@ -42,8 +43,13 @@ def _want(text: str, names: Names) -> Want:
 
 
 def _health(text: str, names: Names) -> str:
-    if re.fullmatch(HEALTH, text) is None or len(text) > 512:
-        raise ValueError('an http(s) address, tcp:HOST:PORT, guest-agent, or "" for none')
+    is_good = re.fullmatch(HEALTH, text) is not None and len(text) <= 512
+    if is_good and text.startswith("tcp:"):
+        is_good = 1 <= int(text.rpartition(":")[2]) <= PORT_MAX
+    if not is_good:
+        raise ValueError(
+            'an http(s) address, tcp:HOST:PORT, tcp:[V6]:PORT, guest-agent, or "" for none'
+        )
     return text
 
 

@@ -20,6 +20,7 @@ from broker.daemon.worker import Worker
 LOOKUP_S = 5.0
 #: At most so many addresses of one name are tried.
 ADDRESSES_MAX = 4
+PORT_MAX = 65_535
 
 
 def is_address(name: str) -> bool:
@@ -50,6 +51,8 @@ class NameLookup:
         OSError where no address accepts it. It has no deadline of its own.
         """
         name, _, port = target.rpartition(":")
+        if not 1 <= int(port) <= PORT_MAX:
+            raise OSError(f"there is no port {port}")
         why = f"{name} has no address"
         for address in await self.addresses(name.strip("[]")):
             try:

@@ -54,7 +54,7 @@ MEMORY_MB_MAX = 2**26
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
 
-HEALTH = r"^(guest-agent|tcp:[^\s:]+:[0-9]{1,5}|https?://[^\s/]+\S*|)\Z"
+HEALTH = r"^(guest-agent|tcp:(?:[^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}|https?://[^\s/]+\S*|)\Z"
 #: The unit of the lease `registry`, which who changes the registry holds; and the last unit that
 #: is kept for other purposes.
 REGISTRY_UNIT, _KEPT_UNITS = 3, 14

@@ -370,6 +370,11 @@ def test_a_port_that_takes_connections_is_health_enough() -> None:
     asyncio.run(run())
 
 
+def test_a_port_that_does_not_exist_is_bad_with_its_reason() -> None:
+    """The record of a VM may have one; asyncio raises what is no OSError."""
+    is_bad(run_twice(monitor(tcp="127.0.0.1:99999")), "there is no port 99999")
+
+
 def test_a_guest_agent_without_a_libvirt_is_bad_with_its_reason() -> None:
     nowhere = LibvirtSection(uri="qemu+unix:///system?socket=/nowhere/socket")
     made = HealthMonitor(replace(config(guest_agent=True), libvirt=nowhere))

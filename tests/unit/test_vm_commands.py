@@ -367,7 +367,10 @@ def test_names_that_are_taken_or_unknown(host: Host) -> None:
     assert "no host 'h9'" in host.refused("set", "db", "only=h9")
     assert "no setting 'prio'; did you mean priority?" in host.refused("set", "db", "prio=1")
     assert "'90' is no KEY=VALUE" in host.refused("set", "db", "90")
-    for bad in ("priority=101", "failback=maybe", "want=sideways", "health=ftp://x", "expect=("):
+    for bad in ("health=ftp://x", "health=tcp:x:99999", "health=tcp:x:0", "health=tcp:fd00::1:80"):
+        assert "tcp:[V6]:PORT" in host.refused("set", "db", bad), bad
+    host.good("set", "db", "health=tcp:[fd00::1]:80")
+    for bad in ("priority=101", "failback=maybe", "want=sideways", "expect=("):
         assert "would fit" in host.refused("set", "db", bad), bad
     for bad in ("starting=soon", "bad-health=0", "stop-grace=2d", "stop-grace=1e9", "starting=-5"):
         assert "2 ha-agent: " in (said := host.refused("set", "db", bad)), bad
