@@ -26,6 +26,7 @@ from scoring.lease_times import WATCHDOG_FIRE_S
 from tests.lab import ask, boot_journal, configs
 from tests.lab.cluster import Cluster
 from tests.lab.errors import LabError
+from tests.lab.kept import KEPT, keep_logs
 from tests.lab.storages import kinds
 from tests.lab.timeline import Takeover, cut_and_watch, hang_and_watch
 from tests.lab.watch import EngineWatcher
@@ -34,7 +35,6 @@ from . import core
 
 HEALTHY_S = 120.0
 IN_PLACE_S = 120.0
-KEPT = Path("build/bench-failed")
 STEPS = (
     "suspected",
     "fence lease taken",
@@ -114,12 +114,6 @@ def on_lab(
             keep_logs(cluster, logs)
         cluster.down()
         shutil.rmtree(cluster.directory, ignore_errors=True)
-
-
-def keep_logs(cluster: Cluster, folder: Path) -> None:
-    """Copy each host's logs into a folder of its name."""
-    for kept in cluster.layout.directory.glob("hosts/*/log"):
-        shutil.copytree(kept, folder / kept.parent.name, dirs_exist_ok=True)
 
 
 def _repeat(cluster: Cluster, count: int, watch: Watch, within_s: float) -> list[Takeover]:

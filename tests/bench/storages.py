@@ -28,6 +28,7 @@ from pathlib import Path
 from tests.lab import ask
 from tests.lab.cluster import Cluster
 from tests.lab.errors import LabError, MachineError
+from tests.lab.kept import keep_logs
 from tests.lab.layout import LOCKSPACE
 from tests.lab.storages import kinds
 from tests.lab.storages.in_write import cut_in_write
@@ -35,8 +36,6 @@ from tests.lab.storages.stalls import Writer, visibility
 from tests.lab.timeline import STEPS, strike_and_watch
 from tests.lab.visitors import Visitors
 from tests.lab.watch import EngineWatcher
-
-from .fencing import keep_logs
 
 #: QEMU runs elsewhere so soon after a power cut.
 CUT_MAX_S = 8.0

@@ -172,7 +172,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = outcome.get_result()  # type: ignore[attr-defined]
     second_try.note_law(report, call)
     if report.failed and call.when == "call":
-        for name in ("lab", "lab_without_bmc"):
+        for name in ("lab", "lab_without_bmc", "place"):
             cluster = getattr(item, "funcargs", {}).get(name)
             if isinstance(cluster, Cluster):
                 report.sections.append(("lab logs", _logs(cluster)))

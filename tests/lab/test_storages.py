@@ -21,6 +21,7 @@ from . import ask, boot_journal, configs, machine, moving, ready
 from .cluster import Cluster
 from .conftest import law_1, new_cluster
 from .errors import LabError, MachineError, law
+from .kept import KEPT, keep_logs
 from .storages import kinds, stalls
 from .timeline import cut_and_watch
 from .visitors import ANSWER_S, Visitors
@@ -55,9 +56,13 @@ def bring_up(kind: str) -> Iterator[Cluster]:
     except MachineError as error:
         pytest.skip(f"storage {kind}: {error}")
     with new_cluster() as cluster:
-        cluster.up(3, storage=kind)
-        cluster.configure(configs.HASTE)
-        yield cluster
+        try:
+            cluster.up(3, storage=kind)
+            cluster.configure(configs.HASTE)
+            yield cluster
+        finally:
+            keep_logs(cluster, KEPT / f"storage-{kind}")
+            print(f"{kind}: the hosts' logs are in {KEPT / f'storage-{kind}'}")
 
 
 @pytest.fixture(scope="module", params=kinds.KINDS)

@@ -48,7 +48,9 @@ def test_what_was_begun_is_gone_on_with_while_somebody_waits_for_it() -> None:
     assert first is not None and first.host_id == 3
 
 
-@pytest.mark.parametrize(("unwritten_s", "pursues"), [(None, True), (5.6, True), (7.4, True), (7.5, False)])
+@pytest.mark.parametrize(
+    ("unwritten_s", "pursues"), [(None, True), (5.6, True), (7.4, True), (7.5, False)]
+)
 def test_who_cannot_write_the_fence_log_pursues_nobody(
     unwritten_s: float | None, pursues: bool
 ) -> None:
