@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import mmap
 import os
 import stat
@@ -24,6 +25,7 @@ from pathlib import Path
 from agent.doctor.host import Found
 from agent.doctor.image_lock import image_lock
 from agent.doctor.seen_elsewhere import visible
+from agent.fence.storage_program import StorageFenceError, run
 from agent.storage.held import logical_volume
 from agent.storage.made import LOCAL
 from agent.storage.room import sector_of
@@ -46,10 +48,14 @@ SHARED = frozenset(
 CLUSTER = frozenset({"gfs2", "ocfs2", "ceph", "gpfs", "fuse.glusterfs"})
 #: What a dead client costs, and the setting that shortens it (docs/storage.md).
 DEAD_CLIENT = {
-    "ceph": ("its locks stay for up to 60 s", "mds cap revoke eviction timeout 10 to 30"),
+    "ceph": (
+        "its locks stay for up to 60 s",
+        "mds cap revoke eviction timeout, above osd heartbeat grace + 2",
+    ),
     "fuse.ceph-fuse": (
         "its locks stay for up to 60 s",
-        "mds cap revoke eviction timeout 10 to 30; fuse disable pagecache = true",
+        "mds cap revoke eviction timeout, above osd heartbeat grace + 2; fuse disable pagecache ="
+        " true",
     ),
     "fuse.glusterfs": (
         "its locks stay for 42 s by default",
@@ -58,6 +64,11 @@ DEAD_CLIENT = {
     "nfs4": ("its locks stay for the lease, 90 s by default", "the server's lease time"),
     "nfs": ("its locks stay until it is back", "mount with vers=4.1"),
 }
+_CEPH = ("ceph", "fuse.ceph-fuse")
+#: The MDS's own names of the two settings that must fit together, and how late an OSD that stalls
+#: is taken out after its grace.
+_EVICTION, _GRACE, OUT_LATE_S = "mds_cap_revoke_eviction_timeout", "osd_heartbeat_grace", 2.0
+_CEPH_DEADLINE_S = 5.0
 _ODD = ("soft", "softerr", "nolock")
 
 
@@ -68,6 +79,8 @@ def storage(config: Config, seconds: float) -> Found:
         mount = _mount(path)
         yield from _kind(name, path, mount)
         yield from _speed(config, name, path, mount, seconds)
+        if name == "leases" and mount is not None and mount.kind in _CEPH:
+            yield from _evictions(config)
     yield from visible(config, seconds)
     yield from _disks(config)
 
@@ -100,6 +113,45 @@ def _kind(name: str, path: str, mount: Mount | None) -> Found:
         costs, setting = DEAD_CLIENT[mount.kind]
         said = f"{name}: when a client dies, {costs} (as documented, not measured)"
         yield "ok", f"{said}; what shortens it: {setting}", ""
+
+
+def _evictions(config: Config) -> Found:
+    """Whether CephFS evicts a client neither too soon nor too late, by the MDS's own settings;
+    nothing where no command of Ceph is configured to ask it."""
+    given = config.storage_fence
+    if given.type != "ceph":
+        return
+    until_s = time.monotonic() + _CEPH_DEADLINE_S
+    found = []
+    for name in (_EVICTION, _GRACE):
+        argv = ["ceph", *given.options, "tell", f"mds.{given.file_system}:0", "config", "get", name]
+        try:
+            found.append(float(json.loads(run(argv, until_s))[name]))
+        except (StorageFenceError, ValueError, KeyError, TypeError) as error:
+            yield "warn", f"the MDS does not say its {name}: {error}", "ha-agent fence test"
+            return
+    yield evictions_fit(*found, config.storage.io_timeout)
+
+
+def evictions_fit(eviction_s: float, grace_s: float, io_timeout_s: int) -> tuple[str, str, str]:
+    """The finding on the MDS's two settings. A client that cannot write, since an OSD stalls, gives
+    nothing back; evicted for that, its host must boot anew. And while a dead client is not evicted,
+    who opens a file stops every host's writes: sanlock bears 6 * io-timeout of that."""
+    least_s, most_s = grace_s + OUT_LATE_S, 6.0 * io_timeout_s
+    text = (
+        f"CephFS evicts a client that gives nothing back after {eviction_s:g} s; an OSD that stalls"
+        f" is out after about {least_s:g} s; sanlock bears a stall of {most_s:g} s"
+    )
+    fix = f"ceph config set mds {_EVICTION} {min(least_s + 3.0, most_s):g}"
+    if least_s >= most_s:
+        fix = f"a shorter osd_heartbeat_grace, or storage.io-timeout above {least_s / 6.0:.0f} s"
+    if eviction_s == 0:
+        return "warn", f"{text}; 0 waits for the session's end, 60 s", fix
+    if eviction_s >= most_s:
+        return "fail", f"{text}: a dead client ends the VMs of the others", fix
+    if eviction_s <= least_s:
+        return "warn", f"{text}: a healthy host is evicted when OSDs stall, and must boot", fix
+    return "ok", text, ""
 
 
 def _activation(path: str) -> Found:

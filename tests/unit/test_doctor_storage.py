@@ -315,6 +315,55 @@ def test_the_mount_is_judged_by_kind_and_options(
 
 
 @pytest.mark.parametrize(
+    ("eviction_s", "grace_s", "io_timeout_s", "verdict", "fix"),
+    [
+        (10.0, 5.0, 2, "ok", ""),
+        (30.0, 20.0, 10, "ok", ""),
+        # Two of three OSDs that paused for 20 s had a healthy host evicted.
+        (10.0, 20.0, 10, "warn", "mds_cap_revoke_eviction_timeout 25"),
+        (0.0, 20.0, 10, "warn", "mds_cap_revoke_eviction_timeout 25"),
+        (30.0, 5.0, 2, "fail", "mds_cap_revoke_eviction_timeout 10"),
+        (10.0, 20.0, 2, "warn", "storage.io-timeout above 4 s"),
+    ],
+)
+def test_cephfs_evicts_neither_too_soon_nor_too_late(
+    eviction_s: float, grace_s: float, io_timeout_s: int, verdict: str, fix: str
+) -> None:
+    found, _, said = storage.evictions_fit(eviction_s, grace_s, io_timeout_s)
+    assert (found, fix in said, bool(said)) == (verdict, True, verdict != "ok")
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "says"),
+    [
+        (
+            '{"mds_cap_revoke_eviction_timeout": "10.000000", "osd_heartbeat_grace": "5"}',
+            "ok",
+            "10 s",
+        ),
+        ("{}", "warn", "the MDS does not say its mds_cap_revoke_eviction_timeout"),
+        ("", "warn", "the MDS does not say"),
+    ],
+)
+def test_the_mds_itself_is_asked(
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    verdict: str,
+    says: str,
+) -> None:
+    assert list(storage._evictions(load(str(site)))) == [], "there is no command to ask it by"
+    program = tmp_path / "ceph"
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    site.write_text(f'{site.read_text()}[storage-fence]\ntype = "ceph"\n')
+    ((found, text, _),) = storage._evictions(load(str(site)))
+    assert (found, says in text) == (verdict, True)
+
+
+@pytest.mark.parametrize(
     ("says", "code", "verdict"),
     [
         ("  shared|", 0, "ok"),
