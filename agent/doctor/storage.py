@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import mmap
 import os
 import stat
@@ -25,7 +24,8 @@ from pathlib import Path
 from agent.doctor.host import Found
 from agent.doctor.image_lock import image_lock
 from agent.doctor.seen_elsewhere import visible
-from agent.fence.storage_program import StorageFenceError, run
+from agent.fence.storage import CephClients
+from agent.fence.storage_program import StorageFenceError
 from agent.storage.held import logical_volume
 from agent.storage.made import LOCAL
 from agent.storage.room import sector_of
@@ -121,16 +121,16 @@ def _evictions(config: Config) -> Found:
     given = config.storage_fence
     if given.type != "ceph":
         return
+    mds = CephClients(given.file_system, given.options)
     until_s = time.monotonic() + _CEPH_DEADLINE_S
-    found = []
+    found: dict[str, float] = {}
     for name in (_EVICTION, _GRACE):
-        argv = ["ceph", *given.options, "tell", f"mds.{given.file_system}:0", "config", "get", name]
         try:
-            found.append(float(json.loads(run(argv, until_s))[name]))
-        except (StorageFenceError, ValueError, KeyError, TypeError) as error:
+            found[name] = mds.setting(name, until_s)
+        except StorageFenceError as error:
             yield "warn", f"the MDS does not say its {name}: {error}", "ha-agent fence test"
             return
-    yield evictions_fit(*found, config.storage.io_timeout)
+    yield evictions_fit(found[_EVICTION], found[_GRACE], config.storage.io_timeout)
 
 
 def evictions_fit(eviction_s: float, grace_s: float, io_timeout_s: int) -> tuple[str, str, str]:

@@ -178,7 +178,16 @@ class CephClients:
     MDS. An eviction names one session of one boot, and blocklists that alone."""
 
     def __init__(self, file_system: str, options: Sequence[str]) -> None:
-        self._argv = ["ceph", *options, "tell", f"mds.{file_system}:0", "client"]
+        self._mds = ["ceph", *options, "tell", f"mds.{file_system}:0"]
+        self._argv = [*self._mds, "client"]
+
+    def setting(self, name: str, deadline_s: float) -> float:
+        """A number that the MDS goes by. StorageFenceError."""
+        text = run([*self._mds, "config", "get", name], deadline_s)
+        try:
+            return float(json.loads(text)[name])
+        except (ValueError, RecursionError, KeyError, TypeError):
+            raise StorageFenceError(f"{name} cannot be read: {text[-200:]!r}") from None
 
     def find(
         self, host: int, name: str, deadline_s: float, others: Collection[str] = ()
