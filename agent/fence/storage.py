@@ -182,7 +182,7 @@ class CephClients:
         self._argv = [*self._mds, "client"]
 
     def setting(self, name: str, deadline_s: float) -> float:
-        """A number that the MDS goes by. StorageFenceError."""
+        """A setting of the MDS that is a number. StorageFenceError."""
         text = run([*self._mds, "config", "get", name], deadline_s)
         try:
             return float(json.loads(text)[name])

@@ -90,7 +90,7 @@ def _after(step: Takeover, outcome: Outcome, now_s: float, timing: Timing) -> Ta
                 return step
             problem = f"its id was not freed: {outcome.detail}"
             if not outcome.begun:
-                return _not_begun(step, problem, now_s, timing)
+                return _not_begun(step, problem)
             return _paused(step, problem, now_s, timing)
         case PowerOffEnded() if step.host_id == outcome.host_id:
             return takeover.with_order(step, outcome, now_s, timing)
@@ -132,12 +132,13 @@ def _paused(step: Takeover, problem: str, now_s: float, timing: Timing) -> Takeo
     return replace(step, offs=(), problem=problem, not_before_s=now_s + timing.takeover_retry)
 
 
-def _not_begun(step: Takeover, problem: str, now_s: float, timing: Timing) -> Takeover:
+def _not_begun(step: Takeover, problem: str) -> Takeover:
     """The takeover after a freeing that was not begun, for the fence log could not be written: on
     Gluster no write is answered until its bricks miss a host that died in the middle of one
-    (record 98). Nothing was done, so its readings stay as good as they are; whether the last one
-    is fresh enough is asked again (`evidence.may_free`)."""
-    return replace(step, problem=problem, not_before_s=now_s + timing.power_reread)
+    (record 98). Nothing was done, so the first reading stays as good as it is. The last one is made
+    anew, at once where it is `power_reread` old: so the next try waits for no beat, and there is
+    one a second at most. `evidence.may_free` asks the rest again."""
+    return replace(step, offs=step.offs[:-1], problem=problem)
 
 
 def pursue(turn: HostTurn, waits: Sequence[LeaseAnswer]) -> None:

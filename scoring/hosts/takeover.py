@@ -348,4 +348,5 @@ def _power_reason(takeover: Takeover) -> Reason:
         )
     if answer.power is Power.ON:
         return Reason(Code.POWER_ON, f"the power of host {host} reads on: its death is not proven")
-    return Reason(Code.POWER_OFF_ONCE, f"host {host} reads off, reading once more")
+    why = f" ({takeover.problem})" if takeover.problem else ""
+    return Reason(Code.POWER_OFF_ONCE, f"host {host} reads off, reading once more{why}")

@@ -225,6 +225,7 @@ def test_a_freeing_that_was_not_begun_is_tried_again_as_soon_as_its_proof_is_fre
         assert fall.life.now_s - act.off_read_s <= RULES.io_timeout_s
         tried_s.append(fall.life.now_s)
     gaps = [later - before for before, later in itertools.pairwise(tried_s)]
+    assert "still there" in " ".join(r.text for s in fall.life.history[-3:] for r in s.reasons)
     assert min(gaps) >= TIMING.power_reread
     assert max(gaps) < TIMING.takeover_retry
     fall.freed = True
