@@ -10,7 +10,8 @@ Rules of this file:
 1. An unhealthy VM is stopped after `bad_health`.
 2. If the check has never passed, its failure proves nothing, and the VM is left running.
 3. If a host outside has reached the VM lately, it is left running.
-4. If the health is unknown, the state stays.
+4. If the health is unknown, the state stays, and that time does not count: neither as sick nor as
+   slow to boot.
 5. A guest that was asked to shut down for this, and is healthy or reached again, is left running.
 6. All of this holds as well while the VM counts as starting: an agent that was started anew, or
    that had no answer of libvirt for a moment, takes a VM that has run for days for one that boots.
@@ -28,6 +29,8 @@ from scoring.vm.turn import VmTurn
 from scoring.vm_facts import Health
 
 _S = StateName
+#: The states in which a VM that does not become healthy is stopped.
+_UNTIL_HEALTHY = (_S.ENGINE_STARTING, _S.ENGINE_UP_BAD_HEALTH)
 
 
 def judge(turn: VmTurn) -> StateName:
@@ -54,6 +57,19 @@ def judge(turn: VmTurn) -> StateName:
     text = f"unhealthy ({cause(turn)}), stopping it in {grace_s - turn.in_state_s:.0f} s"
     turn.because(Code.ENGINE_BAD_HEALTH, text)
     return _S.ENGINE_UP_BAD_HEALTH
+
+
+def look_at_unknown(turn: VmTurn) -> None:
+    """Update since when the health is unknown, and leave that time out of what counts (rule 4)."""
+    state, now_s = turn.state, turn.now_s
+    unknown = turn.vm_up_here and turn.here.report.health is Health.UNKNOWN
+    if unknown and state.unjudged_since_s is None:
+        turn.state = replace(state, unjudged_since_s=now_s)
+    elif not unknown and state.unjudged_since_s is not None:
+        since_s = state.since_s
+        if state.name in _UNTIL_HEALTHY and since_s is not None:
+            since_s += now_s - max(since_s, state.unjudged_since_s)
+        turn.state = replace(state, unjudged_since_s=None, since_s=since_s)
 
 
 def _is_left_running(turn: VmTurn) -> bool:

@@ -23,7 +23,7 @@ from scoring.observation import (
     VmStartEnded,
     VmStopEnded,
 )
-from scoring.vm import orders, storage_lost, unstoppable
+from scoring.vm import health, orders, storage_lost, unstoppable
 from scoring.vm.state import MoveProblem, StateName, VmState
 from scoring.vm.turn import VmTurn
 
@@ -67,6 +67,7 @@ def take_in(turn: VmTurn) -> None:
     if any(getattr(state, name) != value for name, value in changed.items()):
         state = replace(state, **changed)  # type: ignore[arg-type]
     turn.state = state
+    health.look_at_unknown(turn)
     unstoppable.look_at_stops(turn)
     storage_lost.look_at_given_up(turn)
 

@@ -155,7 +155,8 @@ class VmState:
     `cancelled_s`: when a migration was last cancelled. `asking_path`: libvirt on another host is
     being asked whether it answers; `path`: its last answer. `isolated`: this EngineStop is due to
     isolation; `sick`: to the VM's health. `uplink_down_s`: since when the VM's bridges have no
-    carrier (None: they have, or it is not known).
+    carrier (None: they have, or it is not known). `unjudged_since_s`: since when the VM is up here
+    and its health is not known (None: it is known).
     `order`: an operator's order that is under way; `order_since_s`: since when it waits.
     `cancelling`: the number of the order to cancel a migration, under way. `answers`: the answers
     to the last orders, the newest last.
@@ -203,6 +204,7 @@ class VmState:
     isolated: bool = False
     sick: bool = False
     uplink_down_s: float | None = None
+    unjudged_since_s: float | None = None
     move_problems: Mapping[int, MoveProblem] = field(default_factory=dict)
     unstopped_since_s: float | None = None
     asks_off: bool = False

@@ -103,6 +103,23 @@ def test_a_health_that_is_not_answered_changes_nothing() -> None:
         assert codes(decision) == [Code.ENGINE_HEALTH_UNKNOWN]
 
 
+@pytest.mark.parametrize("name", [S.ENGINE_UP_BAD_HEALTH, S.ENGINE_STARTING])
+def test_the_time_in_which_the_health_was_not_known_does_not_count(name: S) -> None:
+    unknown = in_state(name, local(UNANSWERED), for_s=10)
+    assert unknown.state.engine.unjudged_since_s == NOW_S
+    for later_s in (400.0, 9999.0):
+        # Known bad for 10 s, then nothing known for so long: the first bad answer ends nothing.
+        remembered = {"unjudged_since_s": NOW_S - later_s}
+        decision = in_state(name, local(SICK), for_s=10 + later_s, remembered=remembered)
+        assert decision.state.engine.name is name
+        assert decision.state.engine.since_s == NOW_S - 10
+        assert decision.state.engine.unjudged_since_s is None
+    # What was unknown in an earlier state takes nothing from this one.
+    remembered = {"unjudged_since_s": NOW_S - 9999}
+    decision = in_state(name, local(SICK), for_s=10, remembered=remembered)
+    assert decision.state.engine.since_s == NOW_S
+
+
 def test_an_unhealthy_vm_is_stopped_after_300_seconds() -> None:
     waiting = in_state(S.ENGINE_UP_BAD_HEALTH, local(SICK), for_s=300 - MOMENT_S)
     assert waiting.state.engine.name is S.ENGINE_UP_BAD_HEALTH
