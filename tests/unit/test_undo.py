@@ -4,6 +4,7 @@ what keeps its lease."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,18 @@ def test_libvirt_is_asked_which_vms_run_and_its_silence_is_no_answer(tmp_path: P
     assert undo.guests_with_a_lease(f"test://{tmp_path}/node.xml") == ["db"]
     with pytest.raises(CommandError, match="whether a VM runs is not known"):
         undo.guests_with_a_lease("test:///not/there.xml")
+
+
+def test_what_the_page_says_that_it_takes_back_it_takes_back(
+    config: Config, tmp_path: Path
+) -> None:
+    """The first four lines of the table of docs/uninstall.md, as the page has them."""
+    page = (Path(__file__).parents[2] / "docs" / "uninstall.md").read_text()
+    rows = re.findall(r"^\| `(/[^`]+)` \| `?(.+?)`? \|", page, re.MULTILINE)[:4]
+    files = [tmp_path / Path(path).name.replace("90-ha-agent", "90") for path, _ in rows]
+    lines = [line.replace("…", own_name(system_uuid(config))) for _, line in rows[:3]]
+    assert all(line in file.read_text() for line, file in zip(lines, files, strict=False))
+    for step in steps(config, tmp_path):
+        step.act()
+    assert not any(line in file.read_text() for line, file in zip(lines, files, strict=False))
+    assert not files[3].exists()
