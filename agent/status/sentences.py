@@ -160,6 +160,8 @@ def last_word(status: Status, host: HostStatus) -> str:
     if status.storage.blind and not host.local:
         age = "" if host.age_s is None else f", its last word is {duration(host.age_s)} old"
         return f"cannot be read from here{age}"
+    if status.storage.blind:
+        return "is this host: it cannot read the whiteboard, and takes no VM over"
     if host.liveness == "silent":
         return f"is silent{'; it was stopped in good order' if host.stopped else ''}"
     return "was not seen to write yet"

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.commands.why import explain
 from agent.status.command import code_of
 from agent.status.fetch import shown
+from agent.status.sentences import last_word
 from agent.status.text import engine_line
 from broker.api.metrics import Metrics
 from broker.daemon.exit_codes import ExitCode
@@ -601,6 +602,9 @@ def test_a_host_without_storage_calls_its_peers_neither_silent_nor_dead(tmp_path
         why = "\n".join(explain(status, stage.looks_from.config.rules(0)))
         assert why.startswith(f"Whether the VM HostedEngine is up is not known: {HUNG}")
         assert "host1 cannot be read from here, its last word is 17 s old." in why
+        # Seen on a CephFS whose client hung: "host2 was not seen to write yet", of the host itself.
+        said = last_word(status, own)
+        assert said == "is this host: it cannot read the whiteboard, and takes no VM over"
         notices = stage.looks_from.events.after(0).events
         assert not [event for event in notices if event.kind.startswith("peer-")]
         assert stage.looks_from.history.shown()["minutes"].engine[-1] is None
