@@ -13,6 +13,7 @@ from agent.vm.definition_check import DefinitionCheck
 from agent.vm.errors import DefinitionError
 from broker.config.sections import Config, HostSection, StorageSection
 from broker.daemon.worker import Hung
+from tests.fakes.libvirt_errors import libvirt_error
 
 CONFIG = Config(
     host=HostSection(id=1, name="one"),
@@ -21,9 +22,7 @@ CONFIG = Config(
 
 
 def error(code: int, domain: int, text: str) -> libvirt.libvirtError:
-    made = libvirt.libvirtError(text)
-    made.err = (code, domain, text, 2, None, None, None, -1, -1)
-    return made
+    return libvirt_error(text, code, domain)
 
 
 AWAY = error(38, libvirt.VIR_FROM_RPC, "Connection refused")

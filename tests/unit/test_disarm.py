@@ -16,6 +16,7 @@ from agent.vm.hypervisor import LibvirtHypervisor
 from agent.vm.protected import Engine
 from broker.config.sections import Config, HostSection, StorageSection
 from scoring.observation import DomainDisarmed, StartResult
+from tests.fakes.libvirt_errors import libvirt_error
 
 FLAGS = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_FORCE_BOOT
 
@@ -46,7 +47,7 @@ class Domain:
 
     def managedSaveRemove(self) -> None:  # noqa: N802
         if self.refuses:
-            raise libvirt.libvirtError("cannot unlink")
+            raise libvirt_error("cannot unlink")
         self.calls.append("remove image")
         self.image = False
 
@@ -60,7 +61,7 @@ class Domain:
 
     def createWithFlags(self, flags: int) -> None:  # noqa: N802
         self.calls.append(flags)
-        raise libvirt.libvirtError("far enough")
+        raise libvirt_error("far enough")
 
     def close(self) -> None:
         """Nothing is open."""

@@ -13,6 +13,7 @@ from agent.doctor.vm import libvirt_guests_found, vm_domain
 from agent.setup.beside import libvirt_guests_beside
 from agent.vm import libvirt_guests
 from broker.config.sections import Config, HostSection, LibvirtSection, StorageSection, VmSection
+from tests.fakes.libvirt_errors import libvirt_error
 
 CONFIG = Config(
     host=HostSection(id=1),
@@ -50,7 +51,7 @@ def test_nothing_is_said_where_libvirt_does_not_know_it_or_is_away(
     assert list(vm_domain(unknown)) == []
 
     def away(uri: str) -> Any:
-        raise libvirt.libvirtError("away")
+        raise libvirt_error("away")
 
     monkeypatch.setattr(libvirt, "open", away)
     assert list(vm_domain(CONFIG)) == []

@@ -26,6 +26,7 @@ from scoring.observation import (
     StartResult,
     VmStartEnded,
 )
+from tests.fakes.libvirt_errors import libvirt_error
 
 PATIENCE_S = 10.0
 
@@ -45,7 +46,7 @@ class Domain:
         self.how = given, flags
         if self.migrates:
             assert self.aborted.wait(PATIENCE_S)
-        raise libvirt.libvirtError("libvirt's own words")
+        raise libvirt_error("libvirt's own words")
 
     def migrateStartPostCopy(self) -> None:  # noqa: N802
         self.calls.append("post-copy")
@@ -53,7 +54,7 @@ class Domain:
     def abortJob(self) -> None:  # noqa: N802
         self.calls.append("abort")
         if not self.abortable:
-            raise libvirt.libvirtError("in post-copy")
+            raise libvirt_error("in post-copy")
         self.aborted.set()
 
     def lookupByName(self, name: str) -> Domain:  # noqa: N802
@@ -161,13 +162,10 @@ class Refusing:
     (measured with libvirt 9.0 and its sanlock plugin: 87, 42 where another host has the lease)."""
 
     def __init__(self, code: int, domain: int, text: str) -> None:
-        self.error = libvirt.libvirtError(text)
-        self.error.err = (code, domain, text, 2, None, None, None, -1, -1)
+        self.error = libvirt_error(text, code, domain)
 
     def lookupByName(self, name: str) -> None:  # noqa: N802
-        unknown = libvirt.libvirtError("no domain")
-        unknown.err = (libvirt.VIR_ERR_NO_DOMAIN, 10, "no domain", 2, None, None, None, -1, -1)
-        raise unknown
+        raise libvirt_error("no domain", libvirt.VIR_ERR_NO_DOMAIN, 10)
 
     def defineXML(self, xml: str) -> None:  # noqa: N802
         raise self.error
@@ -279,7 +277,7 @@ def test_the_way_for_a_migration_is_asked_and_nothing_is_moved(
     assert (found.target, found.ok, found.detail, domain.calls) == (2, True, "", [])
 
     def refuse(uri: str, *_: object) -> Refusal:
-        raise libvirt.libvirtError(f"no route to {uri}")
+        raise libvirt_error(f"no route to {uri}")
 
     monkeypatch.setattr(hypervisor, "ask_target", refuse)
     found = asyncio.run(made.ask_path(2, "host2"))
@@ -306,9 +304,7 @@ def test_what_libvirt_here_has_against_the_disks_holds_for_any_target(
 ) -> None:
     class Refuses(Domain):
         def migrateToURI3(self, uri: str, given: dict[str, Any], flags: int) -> None:  # noqa: N802
-            error = libvirt.libvirtError("refused")
-            error.err = (code, libvirt.VIR_FROM_QEMU, "its own words", 2, None, None, None, 0, 0)
-            raise error
+            raise libvirt_error("its own words", code, libvirt.VIR_FROM_QEMU)
 
     ended = asyncio.run(on(Refuses(), monkeypatch).migrate(2, "host2"))
     assert (ended.ok, ended.lasting, ended.everywhere) == (False, True, everywhere)

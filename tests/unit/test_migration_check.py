@@ -10,6 +10,7 @@ import libvirt
 import pytest
 
 from agent.vm.migration_check import Refusal, ask_target, host_devices, is_lasting, problems
+from tests.fakes.libvirt_errors import libvirt_error
 
 UUID = "11111111-2222-3333-4444-555555555555"
 XML = """<domain type='kvm'><os><type arch='x86_64' machine='pc-q35-9.9'>hvm</type></os>
@@ -18,9 +19,7 @@ XML = """<domain type='kvm'><os><type arch='x86_64' machine='pc-q35-9.9'>hvm</ty
 
 
 def error(code: int, domain: int, text: str = "libvirt's own words") -> libvirt.libvirtError:
-    made = libvirt.libvirtError(text)
-    made.err = (code, domain, text, 2, None, None, None, 0, 0)
-    return made
+    return libvirt_error(text, code, domain)
 
 
 class Libvirt:

@@ -36,6 +36,7 @@ from broker.lockspace.delta_leases import Layout
 from broker.registry.cache import Cached, write_kept
 from broker.registry.record import Definition, VmRecord
 from scoring.observation import StartResult, VmStartEnded, VmStopEnded
+from tests.fakes.libvirt_errors import libvirt_error
 
 UUID = "6e67696e-0000-4000-8000-000000000002"
 RESOURCE = "vm-" + UUID.replace("-", "")
@@ -185,9 +186,7 @@ class Libvirt:
         raise self._error(1, "no processes here")
 
     def _error(self, code: int, text: str) -> libvirt.libvirtError:
-        error = libvirt.libvirtError(text)
-        error.err = (code, 10, text, 2, None, None, None, -1, -1)
-        return error
+        return libvirt_error(text, code, 10)
 
     def close(self) -> None:
         """Nothing is open."""
