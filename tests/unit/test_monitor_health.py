@@ -26,8 +26,8 @@ from broker.config.sections import (
 )
 from broker.daemon import name_lookup
 from broker.daemon.bounded_search import SEARCH_S, finder, is_plain
-from broker.monitors import Unknown, Verdict
 from broker.monitors.health import BODY_BYTES_MAX, HealthMonitor
+from broker.monitors.runner import Unknown, Verdict
 from scoring.vm_facts import Health
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -187,7 +187,7 @@ def test_several_failures_in_a_row_make_it_bad_and_one_answer_makes_it_good() ->
         (raw(b""), ["does not answer"]),
         (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nDB"), ["does not answer"]),
         (raw(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n" + GOOD), ["does not answer"]),
-        (raw(b"HTTP/1.1 200 OK\r\n", for_ever=b"X-Head: er\r\n"), ["does not answer"]),
+        (raw(b"HTTP/1.1 200 OK\r\n", for_ever=b"X-Head: er\r\n" * 100), ["does not answer"]),
         (raw(b"HTTP/1.1 200 OK\r\nX: ", for_ever=b"x" * 1000), ["does not answer"]),
     ],
 )
