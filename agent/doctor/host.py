@@ -17,13 +17,13 @@ from pathlib import Path
 import libvirt
 import sanlock
 
-from agent.setup.join import storage_speed
 from agent.setup.sanlock_name import IN_USE, machines_name, named_in, twin, twins
 from agent.setup.written import read_text
 from agent.storage.device_rule import RULES, rule_of
 from agent.storage.identity import IDENTITY_COMMAND, check_volumes
 from agent.storage.made import LOCAL
 from agent.storage.room import GROUP, USER
+from agent.storage.speed import storage_speed
 from agent.storage.watched import read_leases, read_names
 from agent.terminal.errors import CommandError
 from agent.vm.definition import load_definition

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import socket
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,11 +33,11 @@ from agent.storage.device_rule import devices_step
 from agent.storage.identity import identity_step
 from agent.storage.made import FENCE_RESOURCE
 from agent.storage.registry import check_registry
+from agent.storage.speed import storage_speed
 from agent.storage.watched import (
     SLOT_WATCH_S,
     read_leases,
     read_slots,
-    storage_error,
     watch,
 )
 from agent.terminal.errors import CommandError
@@ -52,13 +51,10 @@ from agent.vm.reach import command_there, reach, reached
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign_toml import tables
-from broker.whiteboard.volume import Volume, VolumeError
 from broker.wire.limits import HOST_ID_MAX
 
 #: How many host ids are tried when other hosts take them first.
 TRIES_MAX = 8
-#: Reads of the whiteboard that measure the storage's speed.
-READS = 20
 
 
 @dataclass(slots=True)
@@ -181,25 +177,6 @@ def _ways_here(config: Config) -> list[Done]:
             text = f"{heard.what}; type there: {command_there(config)}"
             found.append(Done(heard.name, "warning", text))
     return found
-
-
-def storage_speed(config: Config) -> tuple[str, float]:
-    """The speed of reads of the whiteboard, in words, and the slowest read in ms; CommandError."""
-    took: list[float] = []
-    try:
-        with Volume(config.storage.whiteboard) as volume:
-            for _ in range(READS):
-                began_s = time.monotonic()
-                volume.read_slots(range(17))
-                took.append(time.monotonic() - began_s)
-    except VolumeError as error:
-        raise storage_error(error) from None
-    took.sort()
-    text = (
-        f"{config.storage.whiteboard}: direct reads take {1000 * took[len(took) // 2]:.1f} ms,"
-        f" at most {1000 * took[-1]:.1f} ms"
-    )
-    return text, 1000 * took[-1]
 
 
 def _look_member(config: Config, unproven: bool) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from broker.api.bounded_server import BoundedServer, Limits
-from broker.api.listener import behind
+from broker.api.pages import behind
 from broker.api.served import Served
 from broker.config.addresses import split
 from broker.config.sections import Config

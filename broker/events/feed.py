@@ -14,9 +14,10 @@ from broker.events.detector import EventDetector, HostGlance
 from broker.events.history import History
 from broker.events.kept import KeptEvents
 from broker.events.notice import Notice
+from broker.events.of_peers import PeerEvents
 from broker.events.of_room import RoomEvents
-from broker.events.ring import Events, PeerEvents
-from broker.monitors import Verdict
+from broker.events.ring import Events
+from broker.monitors.runner import Verdict
 from broker.peers.table import Table
 from broker.peers.vm_place import PlaceSince
 from broker.this_host import disks_shown

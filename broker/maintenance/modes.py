@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.maintenance import kept as local_mode
-from broker.whiteboard.mode import Countdown, Mode, from_lines, to_lines
+from broker.maintenance.countdown import Countdown
+from broker.whiteboard.mode import Mode, from_lines, to_lines
 from broker.wire.status import Maintenance, ModeStatus
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from broker.monitors import Unknown
+from broker.monitors.runner import Unknown
 
 _IFF_UP = 0x1
 #: Multicast group of link changes (linux/rtnetlink.h).

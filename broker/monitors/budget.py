@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from broker.monitors import Unknown
+from broker.monitors.runner import Unknown
 from broker.whiteboard.vm_lines import Memory
 
 #: Free memory is rounded down to a multiple of this; smaller changes are noise.

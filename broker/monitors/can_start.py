@@ -12,7 +12,7 @@ import libvirt
 
 from broker.config.sections import Config
 from broker.daemon.worker import Hung, Worker
-from broker.monitors import Unknown
+from broker.monitors.runner import Unknown
 from broker.vm.domain_text import composed
 from broker.vm.errors import BadDomain
 from broker.vm.needs import VmNeeds, needs_of

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.monitors import Sampled, Unknown
+from broker.monitors.runner import Sampled, Unknown
 from scoring.hosts.score import mean_load
 
 #: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guest time is part of user.

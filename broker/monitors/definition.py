@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from broker.daemon.worker import Worker
-from broker.monitors import Unknown
+from broker.monitors.runner import Unknown
 
 
 class DefinitionMonitor:

@@ -24,8 +24,8 @@ from broker.daemon.bounded_search import SEARCH_S, finder, is_plain
 from broker.daemon.foreign import clean, sentence
 from broker.daemon.name_lookup import NameLookup
 from broker.daemon.worker import Hung, Worker
-from broker.monitors import Unknown
 from broker.monitors.booting import BOOT_EVERY_S, Booting
+from broker.monitors.runner import Unknown
 from scoring.vm_facts import Health
 
 BODY_BYTES_MAX = 65_536

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from broker.daemon.worker import Worker
-from broker.monitors import Unknown
+from broker.monitors.runner import Unknown
 from broker.vm.qemu_conf import LOCK_MANAGER_LINE, lock_driver_named
 
 

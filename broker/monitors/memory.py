@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from broker.monitors import Sampled, Unknown
+from broker.monitors.runner import Sampled, Unknown
 
 _AVAILABLE = re.compile(r"^MemAvailable:\s+([0-9]{1,18}) kB$", re.MULTILINE)
 _DEFAULT_PAGE = re.compile(r"^Hugepagesize:\s+([0-9]{1,9}) kB$", re.MULTILINE)

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from broker.config.sections import NetworkSection
 from broker.daemon.foreign import sentence
 from broker.daemon.name_lookup import NameLookup
-from broker.monitors import Unknown
 from broker.monitors.network_verdict import TargetResult, Windows
+from broker.monitors.runner import Unknown
 
 COUNT = 5
 APART_S = 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from broker.config.errors import ConfigError
 from broker.config.sections import Config, MonitorsSection
-from broker.monitors import Monitor, MonitorRunner
 from broker.monitors.bridge import BridgeMonitor, UplinkMonitor, vm_bridges
 from broker.monitors.can_start import CanStartMonitor
 from broker.monitors.cpu_load import CpuLoadMonitor
@@ -16,6 +15,7 @@ from broker.monitors.memory import MemoryMonitor, hugepage_kb
 from broker.monitors.network import NetworkMonitor
 from broker.monitors.outside import OutsideMonitor, OutsideProbe, is_local
 from broker.monitors.pressure import PressureMonitor
+from broker.monitors.runner import Monitor, MonitorRunner
 from broker.monitors.vm import DomainMonitor
 from broker.monitors.vms import VmsMonitor, config_of
 from broker.monitors.vms_outside import VmsOutside

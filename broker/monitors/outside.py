@@ -15,7 +15,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from broker.config.sections import HealthSection
-from broker.monitors import Unknown
+from broker.monitors.runner import Unknown
 from scoring.vm_facts import OutsideView
 
 #: The interval at which it checks whether there is anything to ask.

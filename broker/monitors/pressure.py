@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from broker.monitors import Sampled, Unknown
+from broker.monitors.runner import Sampled, Unknown
 
 _LINE = re.compile(r"^(some|full) avg10=([0-9]{1,3}\.[0-9]{1,4}) ", re.MULTILINE)
 

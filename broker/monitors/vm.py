@@ -18,9 +18,9 @@ from broker.daemon.worker import Hung, Worker
 from broker.lockspace.hosts import budget_s
 from broker.lockspace.lease_past import LeasePast
 from broker.lockspace.process_leases import process_leases
-from broker.monitors import LIBVIRT_DEADLINE_S, Unknown
 from broker.monitors.domain_look import NEVER_RAN, PAUSES, SUSPENDED, DomainLook
 from broker.monitors.health import HealthMonitor
+from broker.monitors.runner import LIBVIRT_DEADLINE_S, Unknown
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import (
     DETAIL_MIGRATION_SOURCE,

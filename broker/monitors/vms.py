@@ -25,12 +25,12 @@ from broker.config.errors import ConfigError
 from broker.config.sections import Config, HealthSection
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
-from broker.monitors import LIBVIRT_DEADLINE_S, MonitorRunner, Unknown
 from broker.monitors.all_domains import AllDomains, DomainSeen
 from broker.monitors.bridge import BridgeMonitor, bridges_in
 from broker.monitors.budget import memory_of, pools
 from broker.monitors.health import HealthMonitor
 from broker.monitors.health_asked import health_of
+from broker.monitors.runner import LIBVIRT_DEADLINE_S, MonitorRunner, Unknown
 from broker.monitors.vm import DomainMonitor
 from broker.monitors.vm_disks import Asked, DisksLook
 from broker.registry.cache import Cached

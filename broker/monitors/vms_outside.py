@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, OutsideProbe, Place
+from broker.monitors.runner import MonitorRunner
 from broker.registry.record import VmRecord
 from scoring.vm_facts import OutsideView
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor
+from broker.monitors.runner import MonitorRunner
 from broker.monitors.vms_outside import VmsOutside
 from broker.monitors.way_out import WayOutMonitor
 from broker.registry.cache import Cached

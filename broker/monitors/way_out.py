@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from broker.monitors import Unknown
+from broker.monitors.runner import Unknown
 
 #: After so many rounds in a row without any answer there is no way out.
 FAILURES = 3

@@ -12,7 +12,7 @@ import libvirt
 from broker.config.sections import Config
 from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
-from broker.monitors import Unknown
+from broker.monitors.runner import Unknown
 from broker.vm import domain_facts, domain_text
 from broker.vm.domain_facts import Difference, Differs, Domain
 from broker.vm.errors import BadDomain

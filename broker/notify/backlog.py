@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from broker.events.notice import StampedNotice
 from broker.notify.limits import Limits
+from broker.notify.message import StampedNotice
 
 
 class Backlog:

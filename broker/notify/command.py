@@ -16,7 +16,7 @@ import signal
 from pathlib import Path
 
 from broker.config.notify_section import CommandSection
-from broker.events.notice import Message
+from broker.notify.message import Message
 from broker.notify.render import as_json
 from broker.notify.sender import SendFailed
 from broker.wire.kinds import Severity

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from broker.events.notice import FactValue, StampedNotice
+from broker.events.notice import FactValue
+from broker.notify.message import StampedNotice
 from broker.wire.kinds import Kind
 
 

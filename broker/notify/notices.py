@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from broker.config.errors import ConfigError
 from broker.config.secrets import load_notify_secrets
 from broker.config.sections import Config
-from broker.events.notice import Message, Notice, StampedNotice
+from broker.events.notice import Notice
 from broker.notify.folding import Folding
 from broker.notify.limits import Limits
+from broker.notify.message import Message, StampedNotice
 from broker.notify.outlet import Outlet
 from broker.notify.render import Renderer
 from broker.notify.rules import Rules

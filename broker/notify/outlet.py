@@ -13,9 +13,10 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from broker.events.notice import Message, StampedNotice, one_line
+from broker.events.notice import one_line
 from broker.notify.backlog import Backlog
 from broker.notify.limits import Limits
+from broker.notify.message import Message, StampedNotice
 from broker.notify.sender import ERROR_CHARS_MAX, Refused, Sender, SendFailed
 from broker.wire.notify import NotifyOutcome, TransportStatus
 

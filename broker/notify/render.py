@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from broker.daemon.worker import Hung, Worker
-from broker.events.notice import Message, StampedNotice, one_line
+from broker.events.notice import one_line
+from broker.notify.message import Message, StampedNotice
 
 #: Version of the JSON form; it grows when a field is removed or gets another meaning.
 JSON_VERSION = 1

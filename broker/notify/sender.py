@@ -11,7 +11,8 @@ from typing import Protocol
 from broker.daemon.errors import HaError, why
 from broker.daemon.name_lookup import NameLookup
 from broker.daemon.worker import Hung
-from broker.events.notice import Message, one_line
+from broker.events.notice import one_line
+from broker.notify.message import Message
 from broker.wire.kinds import Severity
 
 ERROR_CHARS_MAX = 200

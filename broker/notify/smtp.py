@@ -15,7 +15,7 @@ from email.policy import SMTP as SMTP_LINES
 from email.utils import formatdate
 
 from broker.config.notify_section import SmtpSection
-from broker.events.notice import Message
+from broker.notify.message import Message
 from broker.notify.sender import Names, Refused, SendFailed
 from broker.wire.kinds import Severity
 

@@ -19,7 +19,7 @@ import aiohttp
 
 from broker.config.notify_section import WebhookSection
 from broker.daemon.aiohttp_names import Resolver
-from broker.events.notice import Message
+from broker.notify.message import Message
 from broker.notify.render import as_json
 from broker.notify.sender import Names, Refused, SendFailed
 from broker.wire.kinds import Severity

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from broker.monitors import Sample
 from broker.monitors.network_verdict import TargetResult
+from broker.monitors.runner import Sample
 from broker.wire.status import MonitorStatus
 from scoring.vm_facts import EngineStatus
 

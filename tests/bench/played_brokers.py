@@ -29,7 +29,7 @@ from broker.config.cluster_key import ClusterKey
 from broker.config.load import load
 from broker.config.sections import HEARTBEAT_PORT
 from broker.daemon.histogram import Histogram
-from broker.monitors import MonitorRunner, Sample
+from broker.monitors.runner import MonitorRunner, Sample
 from broker.monitors.watched import Watched
 from broker.peers.asker import Heartbeats
 from broker.peers.heartbeat_port import HeartbeatPort, NetworkTransport

@@ -23,7 +23,7 @@ import msgspec
 from broker.broker import Broker, Given
 from broker.config.cluster_key import ClusterKey
 from broker.config.load import load
-from broker.monitors import MonitorRunner
+from broker.monitors.runner import MonitorRunner
 from broker.monitors.watched import Watched
 from broker.peers.asker import Heartbeats
 from broker.whiteboard.board import Board

@@ -26,7 +26,7 @@ from broker.api.socket import serve
 from broker.broker import Broker
 from broker.config.load import load
 from broker.config.places import changed_s
-from broker.monitors import MonitorRunner, Sample
+from broker.monitors.runner import MonitorRunner, Sample
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
 from broker.whiteboard.sizes import SLOT_BYTES

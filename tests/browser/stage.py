@@ -15,7 +15,7 @@ from broker.broker import Broker
 from broker.config.cluster_key import ClusterKey
 from broker.lockspace.hosts import Witness
 from broker.lockspace.renewals import Renewal
-from broker.monitors import Sample
+from broker.monitors.runner import Sample
 from broker.whiteboard.vm_lines import Memory
 from broker.wire.exchange import FenceNote, Report
 from broker.wire.status import PenaltyOnWire, ReasonOnWire

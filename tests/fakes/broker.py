@@ -14,7 +14,7 @@ from broker.api.socket import serve
 from broker.broker import Broker, Given
 from broker.client.ask import ask
 from broker.config.load import load
-from broker.monitors import MonitorRunner, Sample
+from broker.monitors.runner import MonitorRunner, Sample
 from broker.monitors.watched import Watched
 from broker.registry.cache import Cached, RegistryCache, no_registry
 from broker.registry.record import VmRecord

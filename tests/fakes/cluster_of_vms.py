@@ -10,7 +10,7 @@ import msgspec
 
 from broker.broker import Broker
 from broker.lockspace.hosts import Witness
-from broker.monitors import Sample
+from broker.monitors.runner import Sample
 from broker.registry.record import VmRecord
 from broker.whiteboard.vm_lines import Memory
 from broker.wire.exchange import Report, VmReportOnWire

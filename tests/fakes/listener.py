@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from broker.api.bounded_server import BoundedServer
-from broker.api.listener import application
 from broker.api.metrics import ListenerFigures
+from broker.api.pages import application
 from broker.broker import Broker
 
 

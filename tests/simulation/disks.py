@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from broker.monitors import Sampled, Unknown
+from broker.monitors.runner import Sampled, Unknown
 from broker.vm import domain_facts, domain_text
 from broker.vm.in_use import InUse
 from broker.wire.what_ran import WhatRan

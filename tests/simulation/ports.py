@@ -40,9 +40,9 @@ from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RELEASED, Locksp
 from broker.lockspace.port import RETRY_S as LOCKSPACE_RETRY_S
 from broker.lockspace.rejoin import OwnLease, Rejoin, name_of
 from broker.lockspace.renewals import Renewals
-from broker.monitors import LIBVIRT_DEADLINE_S, Sampled, Unknown
 from broker.monitors.network import ANY_TIMEOUT_S
 from broker.monitors.network_verdict import TargetResult, Windows
+from broker.monitors.runner import LIBVIRT_DEADLINE_S, Sampled, Unknown
 from broker.whiteboard.layout import IDENTITY_SLOT
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.store import StorageTrouble

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from broker.monitors import MonitorRunner
+from broker.monitors.runner import MonitorRunner
 from broker.registry.cache import Cached
 from broker.vm.domain_facts import Difference
 from broker.whiteboard.vm_lines import Differing, Memory

@@ -35,8 +35,8 @@ from broker.config.sections import (
 )
 from broker.events.detector import NOTIFIED_CODES
 from broker.lockspace.port import LockspaceError
-from broker.monitors import MonitorRunner
 from broker.monitors.outside import OutsideMonitor, is_local
+from broker.monitors.runner import MonitorRunner
 from broker.monitors.vms_outside import VmsOutside
 from broker.monitors.watched import Watched
 from broker.monitors.way_out import WayOutMonitor

@@ -22,7 +22,7 @@ from broker.broker import Broker
 from broker.client.ask import BrokerDown, BrokerRefused, ask
 from broker.client.link import Link
 from broker.lockspace.port import LockspaceError
-from broker.monitors import Sample, Verdict
+from broker.monitors.runner import Sample, Verdict
 from broker.status.of_cluster import STATUS_FRESH_S
 from broker.this_host.agent_report import AGENT_SILENT_BEATS
 from broker.whiteboard.mode import Mode

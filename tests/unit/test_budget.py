@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.monitors import Unknown
 from broker.monitors.budget import Committed, Pool, memory_of, pools, wants_huge_pages
+from broker.monitors.runner import Unknown
 from broker.whiteboard.vm_lines import Memory
 
 NO_PAGES = Pool(0.0, 0.0)

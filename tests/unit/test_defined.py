@@ -16,7 +16,7 @@ from agent.vm.definition import Definition
 from agent.vm.hypervisor import LibvirtHypervisor
 from agent.vm.protected import Engine
 from broker.config.sections import Config
-from broker.monitors import Unknown
+from broker.monitors.runner import Unknown
 from broker.monitors.what_runs import WhatRunsMonitor
 from broker.vm.domain_facts import Differs, read
 from broker.wire.what_ran import WhatRan

@@ -21,7 +21,8 @@ from agent.commands.events import as_line
 from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
 from broker.events.notice import Notice
-from broker.events.ring import EVENTS_MAX, Events, Extra, PeerEvents
+from broker.events.of_peers import PeerEvents
+from broker.events.ring import EVENTS_MAX, Events, Extra
 from broker.whiteboard.fence_log import LogRecord
 from broker.whiteboard.mode import Mode
 from broker.whiteboard.slot import SlotReport

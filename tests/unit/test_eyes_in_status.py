@@ -12,8 +12,8 @@ import pytest
 from agent.status.text import as_text
 from broker.broker import Broker
 from broker.lockspace.hosts import HostRenewal, look
-from broker.monitors import Sample, Verdict
 from broker.monitors.network_verdict import TargetResult, Windows
+from broker.monitors.runner import Sample, Verdict
 from broker.wire.exchange import Report
 from broker.wire.status import EngineSummary, Status
 from scoring.vm_facts import EngineStatus, Health, VmStatus

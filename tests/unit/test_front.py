@@ -18,7 +18,7 @@ from broker.api.dashboard import FILES
 from broker.api.errors import Busy
 from broker.api.front import FrontProcess, own_names
 from broker.api.front_process import Pool, is_own
-from broker.api.listener import application
+from broker.api.pages import application
 from broker.broker import Broker
 from tests.fakes.broker import make_broker
 from tests.fakes.slot_store import MemoryVolume

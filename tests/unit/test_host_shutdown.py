@@ -28,7 +28,7 @@ from broker.maintenance.host_shutdown import (
     SETTLE_S,
     within_s,
 )
-from broker.monitors import Sample
+from broker.monitors.runner import Sample
 from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.slot import decode_slot
 from broker.wire.exchange import VmReportOnWire

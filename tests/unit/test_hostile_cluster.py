@@ -25,7 +25,7 @@ from broker.api.socket import serve
 from broker.broker import Broker
 from broker.config.load import load
 from broker.lockspace.hosts import Witness
-from broker.monitors import MonitorRunner
+from broker.monitors.runner import MonitorRunner
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
 from broker.wire.exchange import View

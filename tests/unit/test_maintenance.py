@@ -18,12 +18,13 @@ from agent.terminal.times import duration_s
 from broker.broker import Broker, Given
 from broker.config.load import load
 from broker.maintenance import kept as local_mode
+from broker.maintenance.countdown import SEEN_MIN_S, Countdown
 from broker.maintenance.modes import Modes
-from broker.monitors import MonitorRunner
+from broker.monitors.runner import MonitorRunner
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
 from broker.whiteboard.cluster_slot import OLD_SERIAL_S
-from broker.whiteboard.mode import SEEN_MIN_S, Countdown, Mode, from_lines, to_lines
+from broker.whiteboard.mode import Mode, from_lines, to_lines
 from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.slot import decode_cluster, encode_cluster
 from broker.wire.limits import LASTS_MAX_S

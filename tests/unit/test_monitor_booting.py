@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from broker.config.sections import Config, HealthSection, HostSection, StorageSection
-from broker.monitors import MonitorRunner
 from broker.monitors.booting import BOOT_EVERY_S, BOOT_MAX_S, QUICK_S, Booting
 from broker.monitors.health import HealthMonitor
+from broker.monitors.runner import MonitorRunner
 from scoring.vm_facts import Health
 from tests.simulation.timeline import HostLoop, Process, Timeline
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.monitors import MonitorRunner, Sample, Unknown, Verdict
 from broker.monitors.bridge import BridgeMonitor, LinkEvents
+from broker.monitors.runner import MonitorRunner, Sample, Unknown, Verdict
 from tests.unit.namespace import BRIDGE, card, ip, made
 
 UPLINK, FAR = "uplink", "far"

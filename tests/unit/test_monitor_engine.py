@@ -22,9 +22,9 @@ from broker.config.sections import (
     StorageSection,
     VmSection,
 )
-from broker.monitors import Unknown
 from broker.monitors.domain_events import FIRED, PANICKED, DomainEvents
 from broker.monitors.health import HealthMonitor
+from broker.monitors.runner import Unknown
 from broker.monitors.vm import CAUSE_FRESH_S, DomainMonitor, translate
 from scoring.vm_facts import DETAIL_MIGRATION_SOURCE, DETAIL_PAUSED, DomainHere, Health, VmStatus
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.monitors import Unknown
 from broker.monitors.cpu_load import CpuLoadMonitor, Ticks, parse_ticks
 from broker.monitors.definition import DefinitionMonitor
 from broker.monitors.memory import MemoryMonitor, hugepage_kb
 from broker.monitors.pressure import PressureMonitor
+from broker.monitors.runner import Unknown
 from tests.fakes.waiting import until
 from tests.simulation.timeline import HostLoop, Timeline
 

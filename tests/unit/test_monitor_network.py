@@ -16,9 +16,9 @@ from dns import message, rcode, resolver
 
 from broker.config.sections import NetworkSection
 from broker.daemon import name_lookup
-from broker.monitors import Unknown
 from broker.monitors.network import COUNT, NetworkMonitor
 from broker.monitors.network_verdict import TargetResult
+from broker.monitors.runner import Unknown
 from tests.fakes.tcp import NOWHERE, Handler, free_port, listening, take
 from tests.fakes.waiting import until
 from tests.unit.namespace import BRIDGE, ip

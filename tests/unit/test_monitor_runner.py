@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from broker.daemon.worker import Hung
-from broker.monitors import (
+from broker.monitors.runner import (
     APART_S,
     BACK_OFF_MAX_S,
     MonitorRunner,

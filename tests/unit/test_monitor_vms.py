@@ -19,12 +19,13 @@ from broker.config.sections import (
     LibvirtSection,
     StorageSection,
 )
-from broker.monitors import Unknown, vms
+from broker.monitors import vms
 from broker.monitors.all_domains import AllDomains, DomainSeen
 from broker.monitors.budget import Committed
 from broker.monitors.domain_events import PANICKED
 from broker.monitors.health_asked import health_of
 from broker.monitors.of_host import HostMonitors
+from broker.monitors.runner import Unknown
 from broker.monitors.vms import OFF_EVERY_S, VmsMonitor
 from broker.registry.cache import Cached
 from broker.registry.record import VmRecord

@@ -18,10 +18,11 @@ from broker.api.socket import serve
 from broker.config.cluster_key import ClusterKey
 from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode
-from broker.events.notice import Message, Notice
+from broker.events.notice import Notice
 from broker.main import reload
 from broker.monitors.of_host import HostMonitors
 from broker.notify.limits import Limits
+from broker.notify.message import Message
 from broker.notify.notices import Notices, Setting, setting, silent
 from broker.notify.render import BODY_CHARS_MAX, Renderer
 from broker.notify.rules import Rules

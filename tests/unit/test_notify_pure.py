@@ -33,11 +33,11 @@ from broker.events.notice import (
     FACTS_MAX,
     SUBJECT_CHARS_MAX,
     Notice,
-    StampedNotice,
 )
 from broker.notify.backlog import Backlog
 from broker.notify.folding import Folding
 from broker.notify.limits import Limits
+from broker.notify.message import StampedNotice
 from broker.notify.rules import Rules
 from broker.peers.vm_place import VmPlace
 from broker.wire.exchange import BegunReason, Report

@@ -15,8 +15,9 @@ import pytest
 from aiohttp import web
 
 from broker.config.notify_section import CommandSection
-from broker.events.notice import Message, Notice, StampedNotice
+from broker.events.notice import Notice
 from broker.notify.command import CommandSender
+from broker.notify.message import Message, StampedNotice
 from broker.notify.sender import SendFailed
 from broker.wire.kinds import Kind
 

@@ -21,8 +21,9 @@ import pytest
 from aiohttp import web
 
 from broker.config.notify_section import CommandSection, SmtpSection, WebhookSection
-from broker.events.notice import Message, Notice, StampedNotice
+from broker.events.notice import Notice
 from broker.notify.command import CommandSender
+from broker.notify.message import Message, StampedNotice
 from broker.notify.sender import Refused, Sender, SendFailed
 from broker.notify.smtp import SmtpSender, as_mail, greeting
 from broker.notify.webhook import WebhookSender

@@ -16,10 +16,10 @@ from agent.status.sentences import outside
 from agent.status.text import as_text
 from agent.status.troubles import troubles
 from broker.config.sections import HealthSection, NetworkSection
-from broker.monitors import Unknown
 from broker.monitors.bridge import UplinkMonitor, vm_bridges
 from broker.monitors.network import NetworkMonitor
 from broker.monitors.outside import IDLE_S, LATE_S, OutsideMonitor, Place, is_local
+from broker.monitors.runner import Unknown
 from broker.monitors.vms_outside import VmsOutside
 from broker.monitors.way_out import ASKED_S, FAILURES, WayOutMonitor
 from broker.peers.outside_watch import ASKERS_MAX, STAYS_S, OutsideWatch, Plan, reached

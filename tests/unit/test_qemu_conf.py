@@ -14,8 +14,8 @@ from agent.terminal.errors import CommandError
 from agent.vm import qemu_conf
 from agent.vm.qemu_conf import lock_driver_step
 from broker.config.load import load
-from broker.monitors import MonitorRunner, Verdict
 from broker.monitors.lock_driver import LockDriverMonitor
+from broker.monitors.runner import MonitorRunner, Verdict
 from broker.vm.qemu_conf import (
     LOCK_MANAGER_LINE,
     NO_DISK_LEASES_LINE,

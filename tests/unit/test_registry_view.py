@@ -14,7 +14,7 @@ import pytest
 from agent.commands import vms
 from agent.terminal.errors import CommandError
 from broker.broker import Broker
-from broker.monitors import Sample
+from broker.monitors.runner import Sample
 from broker.registry.cache import Cached
 from broker.registry.record import Definition, VmRecord
 from broker.whiteboard.mode import Mode

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from broker.config.agreement import DIGEST_LINE
-from broker.monitors import Sample
+from broker.monitors.runner import Sample
 from broker.peers.fence_paths import APART_MAX, DETAIL_CHARS_MAX, path_lines, paths_of
 from broker.whiteboard.extra import EXTRA_LINE_BYTES_MAX, LEFT_OUT_KEY
 from broker.whiteboard.room import DECIDES, PROSE, SHOWN, fit

@@ -16,13 +16,14 @@ import pytest
 
 from agent.doctor import host as health_of_host
 from broker.config.sections import Config, HostSection, StorageSection, VmSection
-from broker.monitors import Unknown
 from broker.monitors import can_start as monitor_module
 from broker.monitors.can_start import AGAIN_S, CanStartMonitor
+from broker.monitors.runner import Unknown
 from broker.vm import start_proof
 from broker.vm.errors import BadDomain
 from broker.vm.needs import NeededFile, VmNeeds, needs_of
 from broker.vm.start_proof import lacks, refusals, unreadable
+from tests.fakes.libvirt_errors import libvirt_error
 
 VM = """<domain type='kvm'><name>vm</name><memory unit='GiB'>2</memory><vcpu>4</vcpu>
 <os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type><kernel>/boot/vm</kernel>
@@ -242,9 +243,7 @@ CAPABILITIES = """<domainCapabilities><os supported='yes'><enum name='firmware'>
 
 
 def error(code: int, domain: int, text: str) -> libvirt.libvirtError:
-    made = libvirt.libvirtError(text)
-    made.err = (code, domain, text, 2, None, None, None, -1, -1)
-    return made
+    return libvirt_error(text, code, domain)
 
 
 class Libvirt:

@@ -19,7 +19,7 @@ import pytest
 from agent.status.troubles import troubles
 from broker.broker import Broker, Given
 from broker.config.load import load
-from broker.monitors import MonitorRunner
+from broker.monitors.runner import MonitorRunner
 from broker.monitors.watched import Watched
 from broker.whiteboard.board import Board
 from broker.whiteboard.sizes import SLOT_BYTES

@@ -15,9 +15,10 @@ from agent.commands.why_vm import explain
 from agent.status.text import what_is_wrong
 from broker.broker import Broker
 from broker.events.detector import EventDetector
-from broker.events.notice import Notice, StampedNotice
+from broker.events.notice import Notice
 from broker.events.of_slots import PeerVms
 from broker.notify.folding import Folding
+from broker.notify.message import StampedNotice
 from broker.whiteboard.slot import SlotReport
 from broker.whiteboard.vm_lines import unprotected_in
 from broker.wire.exchange import BegunReason, Report, VmReportOnWire

@@ -25,7 +25,7 @@ from agent.status.text import engine_line
 from broker.api.metrics import Metrics
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.hosts import HostRenewal, look
-from broker.monitors import Sample
+from broker.monitors.runner import Sample
 from broker.peers.asker import Pulse
 from broker.peers.vm_place import (
     LEASE_OLD_S,

@@ -17,7 +17,7 @@ from broker.broker import Broker
 from broker.client.ask import BrokerRefused
 from broker.events.detector import EventDetector
 from broker.events.notice import Notice
-from broker.monitors import Sample
+from broker.monitors.runner import Sample
 from broker.vm import domain_facts
 from broker.vm.domain_facts import parse, read
 from broker.vm.host_local import OneHost
