@@ -56,12 +56,19 @@ def room_of(module: str, root: Path = ROOT) -> str:
 
 def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
     """The project's modules that a file imports when it runs; not those for its types alone."""
-    for node in _statements(ast.parse(path.read_text()).body):
+    for node in _imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif node.module:
             names = (f"{node.module}.{alias.name}" for alias in node.names)
             yield from (n if n in known else node.module for n in names if node.module in known)
+
+
+@cache
+def _imports(path: Path) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """The import statements of a file."""
+    found = _statements(ast.parse(path.read_text()).body)
+    return tuple(node for node in found if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:

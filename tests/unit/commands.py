@@ -2,21 +2,23 @@
 """`ha-agent` and `ha-broker` as processes that end by themselves, without the price of a start.
 
 A command imports for a third of a second before it does anything, and the tests start some
-hundreds. One process of each pytest worker imports everything once, and forks for each command:
-what runs then is a process of its own, with its own arguments, environment, standard streams, exit
-code and end. What it costs to start, what it loads, and how it takes signals is tried with the
-installed programs instead (test_status_text.py, test_reload.py, tests/lab).
+hundreds. One process imports everything once, and forks for each command of all the processes that
+run tests side by side: what runs then is a process of its own, with its own arguments, environment,
+standard streams, exit code and end. What it costs to start, what it loads, and how it takes signals
+is tried with the installed programs instead (test_status_text.py, test_reload.py, tests/lab).
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
 import pkgutil
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,8 +35,11 @@ TIMEOUT_S = 60
 #: For the start of a command, beside its own time.
 SPARE_S = 60
 
+#: The longest order that is taken, in bytes: its environment is in it.
+ORDER_BYTES_MAX = 1 << 20
+
 _lock = threading.Lock()
-_server: subprocess.Popen[str] | None = None
+_orders: socket.socket | None = None
 
 
 def run(
@@ -58,11 +63,8 @@ def run(
                 "code": _path(writing),
                 "timeout_s": timeout_s,
             }
-            with _lock:
-                server = _started()
-                assert server.stdin is not None
-                server.stdin.write(json.dumps(order) + "\n")
-                server.stdin.flush()
+            # A packet arrives whole, whoever else sends one.
+            start().send(json.dumps(order).encode())
             # The command itself is killed at its deadline; this is for who waits for it there.
             told, _, _ = select.select([reading], [], [], timeout_s + SPARE_S)
             assert told, f"{program} has not ended"
@@ -80,30 +82,39 @@ def _path(descriptor: int) -> str:
     return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
-def _started() -> subprocess.Popen[str]:
-    global _server
-    if _server is None:
-        _server = subprocess.Popen(
-            [sys.executable, "-m", "tests.unit.commands"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            text=True,
-        )
-        atexit.register(_end, _server)
-    return _server
+def start() -> socket.socket:
+    """Where orders are sent. The process that takes them is started at the first call; those that
+    are forked from this one later share it. It ends with the last of them."""
+    global _orders
+    with _lock:
+        if _orders is None:
+            _orders, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            server = subprocess.Popen(
+                [sys.executable, "-m", "tests.unit.commands", str(taken.fileno())],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[taken.fileno()],
+            )
+            taken.close()
+            atexit.register(_end, server, os.getpid())
+    return _orders
 
 
-def _end(server: subprocess.Popen[str]) -> None:
-    server.kill()
-    server.communicate()
+def _end(server: subprocess.Popen[bytes], starter: int) -> None:
+    assert _orders is not None
+    _orders.close()
+    # A process that was forked from the starter has no such child.
+    if os.getpid() == starter:
+        server.kill()
+        server.wait()
 
 
 # --- in the process that forks ------------------------------------------------------------------
 
 
-def serve() -> None:
-    """Fork for each order of standard input, many at a time; each order says where its exit code
-    is to be written."""
+def serve(orders: socket.socket) -> None:
+    """Fork for each order, many at a time; each order says where its exit code is to be
+    written."""
     mains = {program: importlib.import_module(name) for program, name in PROGRAMS.items()}
     for package in ("agent", "broker"):
         for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
@@ -111,8 +122,11 @@ def serve() -> None:
                 importlib.import_module(found.name)
     # Nobody here waits for those that wait for the commands.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for line in sys.stdin:
-        order = json.loads(line)
+    # What is imported stays: no command looks for garbage in it, or needs a copy of its memory.
+    gc.collect()
+    gc.freeze()
+    while packet := orders.recv(ORDER_BYTES_MAX):
+        order = json.loads(packet)
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             child = os.fork()
@@ -157,4 +171,6 @@ def _become(module: Any, order: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    with socket.socket(fileno=int(sys.argv[1])) as orders:
+        orders.set_inheritable(False)
+        serve(orders)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,12 @@ DOMAIN = """<domain type='qemu'><name>HostedEngine</name>
 <uuid>6e67696e-0000-4000-8000-000000000001</uuid><memory unit='MiB'>256</memory>
 <devices><lease><lockspace>hosted-engine</lockspace><key>engine</key>
 <target path='{leases}' offset='1048576'/></lease></devices></domain>"""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Processes side by side (tests/side_by_side.py) share what runs commands, if a test does."""
+    if session.config.getoption("processes", 0) and "tests.unit.commands" in sys.modules:
+        sys.modules["tests.unit.commands"].start()
 
 
 @pytest.fixture

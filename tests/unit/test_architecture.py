@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.source import parsed, read, statements
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("scoring", "broker", "agent")
 #: The rooms of the broker that the agent may enter: none has a life of its own until it is called.
@@ -32,9 +34,14 @@ EFFECTS = {"open", "print", "input", "exec", "eval", "compile", "breakpoint", "_
 BY_NAME = {"agent/fence/ipmi.py": "pyghmi, under a patience of its own; no module of the project"}
 
 
-def imports(text: str) -> Iterator[str]:
+@cache
+def imports(text: str) -> tuple[str, ...]:
     """The modules that a file imports; a relative import begins with its dots."""
-    for node in ast.walk(ast.parse(text)):
+    return tuple(_imports(text))
+
+
+def _imports(text: str) -> Iterator[str]:
+    for node in statements(parsed(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -50,7 +57,7 @@ def breaches(name: str, text: str) -> list[str]:
     if name not in BY_NAME:
         found += [one for one in imports(text) if one.partition(".")[0] == "importlib"]
     if package == "scoring":
-        calls = (node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
+        calls = (node.func for node in ast.walk(parsed(text)) if isinstance(node, ast.Call))
         found += [one.id for one in calls if isinstance(one, ast.Name) and one.id in EFFECTS]
     return found
 
@@ -71,7 +78,7 @@ def _may_import(package: str, module: str) -> bool:
 def headless(text: str) -> list[str]:
     """What the head of a file lacks."""
     licence = text.startswith("# SPDX-License-Identifier: LGPL-2.1-or-later\n")
-    tree = ast.parse(text)
+    tree = parsed(text)
     docstring = not tree.body or ast.get_docstring(tree)
     return ["licence"] * (not licence) + ["docstring"] * (not docstring)
 
@@ -80,7 +87,7 @@ def headless(text: str) -> list[str]:
 def files() -> dict[str, str]:
     """The text of each file of the product, by its name."""
     return {
-        str(path.relative_to(ROOT)): path.read_text()
+        str(path.relative_to(ROOT)): read(path)
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
     }

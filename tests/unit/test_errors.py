@@ -18,6 +18,7 @@ from broker.daemon.errors import HaError
 from broker.daemon.exit_codes import ExitCode
 from broker.peers.errors import BadAnswer
 from broker.whiteboard.errors import WhiteboardError
+from tests.unit.source import parsed, read, statements
 
 ROOT = Path(__file__).parents[2]
 BUILTIN = {
@@ -54,7 +55,7 @@ def nodes() -> tuple[tuple[str, ast.AST], ...]:
         (str(path.relative_to(ROOT)), node)
         for package in ("scoring", "broker", "agent")
         for path in sorted((ROOT / package).rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in statements(parsed(read(path)))
         if isinstance(node, ast.ClassDef | ast.Raise)
     )
 

@@ -6,16 +6,13 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import schemathesis
 import trustme
-from hypothesis import HealthCheck, settings
 
 from broker.api import event_stream, gate
 from broker.api.bounded_server import BODY_BYTES_MAX
@@ -26,13 +23,12 @@ from broker.config.certificate import load_certificate, tls_context
 from broker.config.errors import ConfigError
 from broker.config.sections import ApiSection
 from broker.wire.status import Status
-from tests.fakes.broker import make_broker, report, up
+from tests.fakes.broker import make_broker
 from tests.fakes.listener import Listener
 from tests.fakes.slot_store import MemoryVolume
 from tests.fakes.tcp import talk
 from tests.fakes.waiting import until
 from tests.unit.documents import DOCS, rows, sections
-from tests.unit.draws import draws
 
 TOKEN = "t" * 40
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
@@ -60,48 +56,6 @@ def served(tmp_path: Path, test: Test, token: str | None = TOKEN) -> None:
 
 
 # --- the document -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A broker with an agent's report, in a thread of its own."""
-    ready, done = threading.Event(), asyncio.Event()
-    found: dict[str, Any] = {}
-
-    async def main() -> None:
-        broker = make_broker(tmp_path_factory.mktemp("api"), MemoryVolume())
-        door = Listener(broker, TOKEN)
-        await door.start([("127.0.0.1", 0)])
-        beating = asyncio.create_task(broker.run())
-        loop = asyncio.get_running_loop()
-        up(broker, loop.time())
-        broker.take_report(report(), loop.time())
-        found.update(loop=loop, url=f"http://127.0.0.1:{door.ports[0]}")
-        ready.set()
-        await done.wait()
-        beating.cancel()
-        await door.close()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()), name="api")
-    thread.start()
-    assert ready.wait(10.0)
-    yield found["url"]
-    found["loop"].call_soon_threadsafe(done.set)
-    thread.join(10.0)
-
-
-described = schemathesis.openapi.from_dict(document())
-
-
-@pytest.mark.slow
-@described.parametrize()
-@settings(max_examples=draws(40), deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_as_the_document_says(
-    case: schemathesis.Case[Any], api_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Wrong tokens are tried by the hundred.
-    monkeypatch.setattr(gate, "WRONG_MAX", 10**9)
-    case.call_and_validate(base_url=api_url, headers=AUTH, timeout=60.0)
 
 
 def test_the_document_is_the_one_that_is_served(tmp_path: Path) -> None:

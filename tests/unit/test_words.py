@@ -11,11 +11,12 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 
 import pytest
+
+from tests.unit.source import parsed, read, statements
 
 ROOT = Path(__file__).parents[2]
 #: How no docstring and no comment begins: the reader does not know yet what it is about.
@@ -58,18 +59,12 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@cache
-def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a file."""
-    return ast.parse(path.read_text())
-
-
 def texts(path: Path) -> list[str]:
     """The docstrings of a file, and its comments; comment lines that follow each other are one."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    nodes = [node for node in ast.walk(parsed(path)) if isinstance(node, kinds)]
+    nodes = [node for node in statements(parsed(read(path))) if isinstance(node, kinds)]
     found = [text for node in nodes if (text := ast.get_docstring(node)) is not None]
-    lines = [line.strip() for line in path.read_text().splitlines()]
+    lines = [line.strip() for line in read(path).splitlines()]
     for is_comment, block in groupby(lines, key=lambda line: line.startswith("#")):
         if is_comment:
             found.append(" ".join(line.lstrip("#:").strip() for line in block))
@@ -87,7 +82,7 @@ def counted(word: str) -> dict[str, int]:
     """How often a word stands in each room, and in each document."""
     found: Counter[str] = Counter()
     for place, path in places():
-        found[place] += len(WORDS[word].findall(path.read_text()))
+        found[place] += len(WORDS[word].findall(read(path)))
     return {place: count for place, count in found.items() if count}
 
 
@@ -103,7 +98,7 @@ def homely() -> set[str]:
     return {
         node.name
         for path in sources()
-        for node in ast.walk(parsed(path))
+        for node in statements(parsed(read(path)))
         if isinstance(node, ast.ClassDef) and HOMELY.fullmatch(node.name)
     }
 
