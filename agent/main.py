@@ -7,7 +7,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from agent import verbs as table
@@ -29,7 +29,24 @@ exit codes:
 """
 
 
-def _parser() -> Parser:
+#: The options before a verb that need no look at the other verbs, and how many words they take.
+_BEFORE = {"--config": 2, "--json": 1, "--status": 1, "--watch": 1}
+
+
+def _verb_in(words: Sequence[str]) -> str | None:
+    """The verb of a command line; None where all verbs are needed to say what it means, as in
+    `--help` or where a word is wrong."""
+    place = 0
+    while place < len(words) and words[place] in _BEFORE:
+        place += _BEFORE[words[place]]
+    if place < len(words):
+        return words[place] if words[place] in table.NAMES else None
+    return "status" if "--status" in words else None
+
+
+def _parser(verb: str | None = None) -> Parser:
+    """The parser of that verb, or of all: to make those of all takes most of a short command's
+    time."""
     from broker.config.places import default_path
 
     parser = Parser(
@@ -47,14 +64,15 @@ def _parser() -> Parser:
     parser.add_argument("--watch", action="store_true", help="with --status: again and again")
     parser.add_version()
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    table.add(verbs)
+    table.add(verbs, verb)
     return parser
 
 
 def main() -> NoReturn:
     """Parse, run the subcommand, exit with its code; every error is one line."""
-    parser = _parser()
-    if "_ARGCOMPLETE" in os.environ:
+    completes = "_ARGCOMPLETE" in os.environ
+    parser = _parser(None if completes else _verb_in(sys.argv[1:]))
+    if completes:
         from agent.terminal.completion import complete
 
         complete(parser)

@@ -33,9 +33,11 @@ class Verb:
     options: Callable[[ArgumentParser], None] = _no_options
 
 
-def add(verbs: argparse._SubParsersAction[Parser]) -> None:
-    """Add all verbs, in the order of the table."""
+def add(verbs: argparse._SubParsersAction[Parser], only: str | None = None) -> None:
+    """Add all verbs, in the order of the table, or one."""
     for verb in VERBS:
+        if only not in (None, verb.name):
+            continue
         parser = verbs.add_parser(verb.name, help=verb.help)
         # After the verb too; there is one in the help already.
         hidden = argparse.SUPPRESS
@@ -455,3 +457,6 @@ VERBS = (
         _ovirt_options,
     ),
 )
+
+#: What a verb is called.
+NAMES = frozenset(verb.name for verb in VERBS)

@@ -292,3 +292,28 @@ def test_output_into_a_closed_pipe_is_quiet(site: Path) -> None:
         ["bash", "-c", f"{dump} | true"], capture_output=True, text=True, timeout=30
     )
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "--status", "--status --json", "--status status", "--status x", "--watch --json"),
+        *("status", "status --json", "--json status", "--config /x why db", "--config=/x why db"),
+        *("status --jsn", "--jso status", "stat", "--config", "--config status", "why --watch"),
+        *("vm", "vm lst", "vm list --json", "vm add", "vm set db x", "maintenance", "config set a"),
+        *("--help", "--help vm", "vm --help", "--version", "--version status", "status x", "fence"),
+    ],
+)
+def test_a_line_means_the_same_with_the_parser_of_its_verb_alone(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = line.split()
+    monkeypatch.setattr("sys.argv", ["ha-agent", *words])
+    understood = []
+    for verb in (main._verb_in(words), None):
+        try:
+            found: object = vars(main._parser(verb).parse_args())
+        except SystemExit as ended:
+            found = ended.code
+        understood.append((found, capsys.readouterr()))
+    assert understood[0] == understood[1]
