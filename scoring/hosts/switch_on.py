@@ -40,7 +40,12 @@ def again(turn: HostTurn) -> None:
         else:
             last[record.target] = record
     alive = {p.host_id for p in (*turn.live, *turn.uncertain)} | {turn.observation.local.host_id}
+    boots = {p.host_id: p.boot_id for p in turn.observation.peers}
     for target, record in last.items():
+        # A host that has booted since is back, whoever switched it on. If it is silent again, this
+        # cluster has not switched it off: a person may have, to repair it.
+        if record.boot_id and boots.get(target, "") not in ("", record.boot_id):
+            continue
         tried_s = state.switched_on_s.get(target, NEVER_S)
         if (
             record.step in (FenceStep.INTENT, FenceStep.DEAD)

@@ -126,6 +126,7 @@ class SimBmc:
         if on and not is_ignored:
             if not host.power:
                 self._world.began(self._asker, "switch a host on")
+                self._world.laws.switches_on(self._asker, host)
             host.power_on()
         elif not on and host.power:
             self._world.shoots(self._asker, host)

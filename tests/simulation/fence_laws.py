@@ -60,6 +60,8 @@ class FenceLaws:
         self._stopped_s: dict[int, float] = {}
         #: Who owns each lease on the shared volume, and since when.
         self._owners: dict[str, tuple[int, float]] = {}
+        #: When an agent last began to write that it means to switch each host off.
+        self._intended_s: dict[int, float] = {}
 
     # --- what happens -----------------------------------------------------------------------
 
@@ -78,6 +80,10 @@ class FenceLaws:
             self._stopped_s.pop(host.number, None)
         else:
             self._stopped_s.setdefault(host.number, self._now_s)
+
+    def intends(self, host_id: int) -> None:
+        """An agent begins to write its intent to switch a host off."""
+        self._intended_s[host_id] = self._now_s
 
     def look(self) -> None:
         """Check the laws; called once a second."""
@@ -142,6 +148,15 @@ class FenceLaws:
         patience_s = after_s if self.hangs(target, host) else renewal_patience_s(rules)
         if stamp and (age_s := self._too_young((since_s,), patience_s)) is not None:
             yield f"its host id was renewed {age_s:.1f} s ago"
+
+    def against_switching_on(self, host: Host, target: Host) -> Iterator[str]:
+        """Why a host must not switch on another one that is off; nothing: it may. Who switched a
+        host off by hand may have his hands in it."""
+        if not host.fence_held:
+            yield "the fence lease is not held"
+        intended_s = self._intended_s.get(target.host_id)
+        if intended_s is None or intended_s < target.on_since_s:
+            yield "nobody of the cluster meant to switch it off since it was switched on"
 
     def hangs(self, target: Host, asker: Host) -> bool:
         """Whether in truth its machine could answer nobody for so long, and all that it says ended

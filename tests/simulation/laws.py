@@ -17,6 +17,8 @@ product's own word.
                     and all that was true for the whole window (fence_laws.py). But one whose VM is
                     sick and cannot be ended there may be heard, if its own slot asks for it and
                     that is true (sick.py)
+    switched-on     nobody is switched on but under the fence lease, nor who was not meant to be
+                    switched off by the cluster since it was last switched on
     global          global maintenance: nothing is started, stopped, moved, freed or switched by a
                     host that had two beats to read it
     local           a host in local maintenance does not start the VM, and gets it from nobody
@@ -367,6 +369,11 @@ class Laws:
 
         for why in self.fence.against_shot(host, target, asks):
             self.breach("fenced", f"{host.name} shoots {target.name}: {why}")
+
+    def switches_on(self, host: Host, target: Host) -> None:
+        """A host that is off is switched on by another one."""
+        for why in self.fence.against_switching_on(host, target):
+            self.breach("switched-on", f"{host.name} switches {target.name} on: {why}")
 
     def switches_another(self, host: Host, target: Host) -> None:
         """Another machine takes an order that is meant for a host."""

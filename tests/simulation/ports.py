@@ -56,6 +56,7 @@ from scoring.lease_times import WATCHDOG_FIRE_S
 from scoring.observation import (
     DomainDisarmed,
     FenceLeaseAnswer,
+    FenceStep,
     HostIdFreed,
     LeaseAnswer,
     MigrationCancelled,
@@ -898,6 +899,8 @@ class SimFenceLog:
         if broker is None:
             await _takes(0.001)
             return "no answer: connection refused"
+        if note.step is FenceStep.INTENT:
+            self._world.laws.fence.intends(note.target)
         try:
             await broker.asked.note_fence(note)
         except StorageTrouble as error:
@@ -934,7 +937,13 @@ class SimHypervisor:
         self._cancelled = ""
 
     async def start(self, what_ran: WhatRan | None = None, registry: int = 0) -> VmStartEnded:
-        ended = await self._start(what_ran, registry)
+        laws = self._world.laws.vms
+        if self._vm != ENGINE:
+            laws.start_begins(self._host, self._vm)
+        try:
+            ended = await self._start(what_ran, registry)
+        finally:
+            laws.start_ends(self._host, self._vm)
         if ended.result is not StartResult.STARTED:
             self._world.vms.trouble_s[self._host.number, self._vm] = self._host.timeline.now_s
         return ended

@@ -377,6 +377,16 @@ def test_global_where_a_host_is_switched_on(world: World) -> None:
     broken(world, "global")
 
 
+def test_switched_on_where_a_person_switched_it_off(world: World) -> None:
+    """He may have his hands in it; and the cluster has not meant to switch it off."""
+    asker, target = owner(world), others(world)[0]
+    target.power_off("by hand")
+    asker.fence_held = True
+    devices = fence_levels(world, asker, 8.0)
+    within(world, asker, devices.power_on(target.host_id, target.system_uuid, always))
+    broken(world, "switched-on")
+
+
 @both
 @pytest.mark.parametrize("act", ["start", "switch a host off", "switch a host on"])
 def test_global_on_a_host_with_slow_storage(world: World, act: str) -> None:

@@ -6,6 +6,9 @@ product's own word; `place` of the product is only asked where each VM *could* b
                     up, has no place, or was waited for long enough
     room            what an agent starts or moves to a host fits into its memory, beside all that
                     is there or on its way (but for a VM with `overcommit`)
+    at-once         of the VMs beside the engine an agent starts AT_ONCE at a time at most: each may
+                    keep a thread of sanlock, and the fence lease needs one; and a host that is
+                    drained moves DRAINED_AT_ONCE at a time
     rules           nor does it break `only`, `apart` or `together`; and nothing is started that is
                     wanted down
     claimed         who starts a VM, or moves one, has said so in its slot before
@@ -57,6 +60,8 @@ WELL_BEFORE_S = 45.0
 IDLE_S = 2400.0
 #: VMs that a host starts at a time, and the time of a start.
 AT_ONCE, START_S = 4, 1.0
+#: VMs that a drain moves at a time.
+DRAINED_AT_ONCE = 2
 #: A VM in the air counts on both hosts; what is started by hand is nobody's doing.
 _ACTS_TO_BRING = ("start",)
 
@@ -76,6 +81,8 @@ class VmLaws:
         self._at_changed_s: dict[int, float] = {}
         #: Since when each VM is not healthy, somebody could help it, and nothing is done.
         self._idle_since_s: dict[int, float] = {}
+        #: What each agent process is starting: by its host's number.
+        self._starting: dict[int, tuple[object, set[int]]] = {}
         #: When each VM last had no place.
         self._short_s: dict[int, float] = {}
 
@@ -111,6 +118,19 @@ class VmLaws:
         self._keeps_rules(host, host, spec)
         self._is_claimed(host, host, spec)
 
+    def start_begins(self, host: Host, vm: int) -> None:
+        """An agent's start of a VM beside the engine is under way."""
+        agent = host.processes.get("agent")
+        known, starting = self._starting.get(host.number, (None, set()))
+        starting = {*starting, vm} if known is agent else {vm}
+        self._starting[host.number] = agent, starting
+        if len(starting) > AT_ONCE:
+            self._breach("at-once", f"{host.name} starts {len(starting)} VMs at a time")
+
+    def start_ends(self, host: Host, vm: int) -> None:
+        """Such a start has ended, well or not."""
+        self._starting.get(host.number, (None, set[int]()))[1].discard(vm)
+
     def moves(self, source: Host, target: Host, vm: int) -> None:
         """An agent begins to migrate a VM, and nobody ordered it."""
         vms = self._world.vms
@@ -123,6 +143,10 @@ class VmLaws:
             self._is_claimed(source, target, spec)
         self._stays(source, vm)
         self._is_better(source, target, vm)
+        if source.local_maintenance_since_s is not None and source.going_down_since_s is None:
+            moving = {n for n in source.qemus if n == vm or self._is_moving(n)}
+            if len(moving) > DRAINED_AT_ONCE:
+                self._breach("at-once", f"{source.name} moves {len(moving)} VMs at a time")
 
     def _is_better(self, source: Host, target: Host, vm: int) -> None:
         """Where nothing is wrong anywhere: whether it is better off where it goes."""

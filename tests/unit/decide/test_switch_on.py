@@ -75,6 +75,9 @@ def test_one_whose_fencer_died_after_its_order_is_switched_on_too(
         ((replace(SHOT, target=1),), {}),
         ((SHOT,), {"silent": (), "live": [peer(DEAD)]}),
         ((SHOT,), {"silent": (), "uncertain": [peer(DEAD)]}),
+        # The slot is of a later boot: somebody else has switched that host off since.
+        ((SHOT,), {"silent": [replace(peer(DEAD), boot_id="another")]}),
+        ((INTENT,), {"silent": [replace(peer(DEAD), boot_id="another")]}),
         ((SHOT,), {"fence_devices": frozenset()}),
         ((SHOT,), {"remembered": {"rules": replace(RULES, fence_power_on=False)}}),
         ((SHOT,), {"remembered": {"switching_on": DEAD}}),
