@@ -368,6 +368,8 @@ def _of_this_host(status: Status) -> Iterator[str]:
     for name, monitor in status.monitors.items():
         if name in _SHOWN_ELSEWHERE and monitor.verdict != "unknown":
             continue  # it has lines of its own above
+        if name == "outside" and not status.engine.healthy:
+            continue  # a VM that boots, or is not well, is not reached either
         if monitor.verdict == "bad" or (monitor.verdict == "unknown" and name in _MATTERS):
             yield f"MONITOR {name} is {monitor.verdict}: {monitor.problem}"
     notify = status.notify

@@ -78,6 +78,7 @@ function allNow() {
   const wanted = status.vms.filter((vm) => vm.want === "up" || vm.up);
   const up = wanted.filter((vm) => vm.up);
   const well = up.filter((vm) => vm.healthy);
+  if (well.length === 1 && wanted.length === 1) return { level: "good", text: `${clean(wanted[0].name)}, the only VM that is to run, is up and healthy` };
   if (well.length === wanted.length) return { level: "good", text: `All ${wanted.length} VMs are up and healthy` };
   return { level: wanted.some((vm) => vm.up === false) ? "bad" : "warn", text: `${up.length} of ${wanted.length} VMs are up, ${well.length} healthy` };
 }

@@ -31,6 +31,7 @@ from broker.wire.status import (
     EngineSummary,
     FenceLogEntry,
     ModeStatus,
+    MonitorStatus,
     MoveStatus,
     PenaltyOnWire,
     ReasonOnWire,
@@ -450,6 +451,17 @@ def test_local_maintenance_is_said_once_in_a_row() -> None:
     full = PenaltyOnWire("local-maintenance", 3400, "local maintenance")
     row = as_text(status(WELL[0], host(2, score=0, maintenance=True, penalties=(full,))))
     assert "local maintenance\n" in f"{row}\n" and "local-maintenance" not in row
+
+
+@pytest.mark.parametrize(("healthy", "is_said"), [(True, True), (False, False), (None, False)])
+def test_that_a_vm_which_boots_is_not_reached_is_no_trouble_of_its_own(
+    healthy: bool | None, is_said: bool
+) -> None:
+    """Each host but its own called its check of the VM bad while the guest booted."""
+    bad = MonitorStatus(False, "", 1.0, 5.0, "bad", "no answer within 5 s", 5.0)
+    engine = msgspec.structs.replace(BOOTS, healthy=healthy)
+    found = troubles(status(*WELL, engine=engine, monitors={"outside": bad}))
+    assert any("MONITOR outside" in line for line in found) is is_said
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ function allVmsNow() {
   return {
     level: all ? "good" : down ? "bad" : "warn",
     mark: all ? "" : down ? "DOWN " : unknown ? "? " : "! ",
-    text: all ? `All ${wanted.length} VMs are up and healthy` : `${up.length} of ${wanted.length} VMs are up, ${well.length} healthy`,
+    text: all && wanted.length === 1 ? `${clean(wanted[0].name, 100)}, the only VM that is to run, is up and healthy` : all ? `All ${wanted.length} VMs are up and healthy` : `${up.length} of ${wanted.length} VMs are up, ${well.length} healthy`,
   };
 }
 
@@ -463,7 +463,8 @@ function* banners() {
   if (s.state_problem) yield ["state-folder", "warning", "State folder", `${clean(s.state_problem)}.`];
   if (s.network) yield ["network", "warning", "Network", `${clean(s.network)}.`];
   for (const [name, monitor] of Object.entries(s.monitors)) {
-    if (monitor.verdict === "bad" && name !== "network") yield [`monitor-${name}`, "warning", `Monitor ${clean(name, 40)}`, `${clean(monitor.problem)}.`];
+    // A VM that boots, or is not well, is not reached either.
+    if (monitor.verdict === "bad" && name !== "network" && (name !== "outside" || s.engine.healthy)) yield [`monitor-${name}`, "warning", `Monitor ${clean(name, 40)}`, `${clean(monitor.problem)}.`];
   }
   if (s.notify.problem) yield ["notify", "warning", "No notifications go out", clean(s.notify.problem)];
   for (const [way, found] of Object.entries(s.notify.transports)) {
