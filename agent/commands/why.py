@@ -147,6 +147,9 @@ def _while_up(status: Status, running: HostStatus, rules: Rules) -> list[str]:
         if status.storage.blind:
             lines.append(f"{host.hostname} {last_word(status, host)}.")
             continue
+        if host.local and status.storage.problem:
+            lines.append(f"{host.hostname} is this host: its storage fails, it takes no VM over.")
+            continue
         lines.append(f"{host.hostname}: {_compared(host, running, rules)}.")
     if status.bound is not None:
         sentence = if_it_dies(status.bound, running.hostname)

@@ -115,7 +115,7 @@ class DomainMonitor:
         self.renewed_s: Callable[[], float | None] = lambda: None
         #: The last answer, and when it was given; whether the VM held its lease.
         self._renewed: tuple[float, float] | None = None
-        self._was_held = False
+        self._held_s: float | None = None
 
     def caused(self, cause: str) -> None:
         """Note why the VM ends, or is about to (broker/monitors/domain_events.py)."""
@@ -150,7 +150,7 @@ class DomainMonitor:
                 return EngineStatus(VmStatus.DOWN, Health.BAD, "not received", _NOT_RECEIVED)
             if vm is not VmStatus.UNKNOWN:
                 self._name_cause()
-                self._was_up = self._was_held = False
+                self._was_up, self._held_s = False, None
                 if self._ended_by and detail in _NO_CAUSE:
                     detail, reason = self._ended_by, f"{_NOT_HERE}: {self._ended_by}"
                 return EngineStatus(vm, Health.BAD, detail, reason)
@@ -158,8 +158,8 @@ class DomainMonitor:
         self._was_up, self._was_received, self._ended_by = True, False, ""
         self.pid = self._read_pid()
         self.lease_held = await self._holds_lease(self.pid)
-        if self.lease_held is not None:
-            self._was_held = self.lease_held
+        if self.lease_held:
+            self._held_s = asyncio.get_running_loop().time()
         self._look_at_renewal()
         facts = self._new_facts
         if detail == DETAIL_PAUSED and self.lease_held is False and self.pid is not None:
@@ -189,7 +189,8 @@ class DomainMonitor:
         """The sentence that sanlock ended the VM, which held its lease while nobody renewed this
         host's id; "": sanlock did not, or that is not known."""
         now_s = self._look_at_renewal()
-        if self._renewed is None or not self._was_held:
+        # sanlock takes the leases away moments before the process has ended.
+        if self._renewed is None or self._held_s is None or now_s - self._held_s >= CAUSE_FRESH_S:
             return ""
         renewed_s, asked_s = self._renewed
         io_timeout_s = self._config.storage.io_timeout

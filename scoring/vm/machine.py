@@ -242,10 +242,13 @@ def _engine_up(turn: VmTurn) -> StateName:
             held = "but no other host has held the lease since it was paused here"
         turn.because(Code.VM_TWICE_CLAIMED, f"{name_of(other)} says that it runs the VM, {held}")
     if turn.here.lease_held is False and not is_paused(turn):
+        why = "was it started or suspended by hand?"
+        if turn.observation.lockspace_joined is False:
+            why = "its lease went with this host's id in the lockspace, and sanlock ends it"
         turn.because(
             Code.VM_UNPROTECTED,
             "the VM runs here without its lease: nothing keeps another host from starting it; "
-            "was it started or suspended by hand?",
+            + why,
         )
     turn.wants_hosts_back = local.shutdown is None
     if left_alone(turn):

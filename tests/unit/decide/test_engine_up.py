@@ -33,6 +33,9 @@ S = StateName
 
 def test_a_vm_without_its_lease_is_said_to_be_unprotected() -> None:
     assert Code.VM_UNPROTECTED in codes(in_state(S.ENGINE_UP, local(UP, lease_held=False)))
+    for joined, why in ((True, "by hand"), (False, "sanlock ends it"), (None, "by hand")):
+        decision = in_state(S.ENGINE_UP, local(UP, lease_held=False), lockspace_joined=joined)
+        assert why in decision.reasons[0].text
     for held in (True, None):
         assert Code.VM_UNPROTECTED not in codes(in_state(S.ENGINE_UP, local(UP, lease_held=held)))
 
