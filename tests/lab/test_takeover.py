@@ -17,7 +17,7 @@ from .cluster import Cluster
 from .errors import law
 from .layout import VM_NAME
 
-TAKEOVER_S = 60.0
+TAKEOVER_S = 300.0
 
 
 def others(lab: Cluster, host: str) -> list[str]:

@@ -21,7 +21,7 @@ from .site import Site, site, with_addresses
 
 ROLE = ROOT / "packaging" / "ansible"
 PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
-PLAY_SECONDS_MAX = 600.0
+PLAY_SECONDS_MAX = 1800.0
 
 
 def environment() -> dict[str, str]:
