@@ -172,7 +172,8 @@ class FenceLaws:
 
     def gave_up(self, target: Host) -> bool:
         """Whether in truth it alone has lost the storage for long enough, or had until a moment
-        ago, and runs nothing but what cannot be ended."""
+        ago, and runs nothing but what cannot be ended. The host itself counts from its last good
+        read, which is up to a beat older than the fault."""
         gave_up_s = self._gave_up_s.get(target.number)
         lately = gave_up_s is not None and self._now_s - gave_up_s <= KNOWN_S
         return _runs_nothing(target) and (lately or self._gives_up(target))
@@ -183,7 +184,7 @@ class FenceLaws:
         return (
             _runs_nothing(target)
             and all(fault in LOST for fault in faults)
-            and 0 < patience_s <= self._now_s - target.storage.since_s
+            and 0 < patience_s <= self._now_s - target.storage.since_s + EDGE_S
             and any(host.storage.fault not in LOST for host in self._world.hosts.values())
         )
 

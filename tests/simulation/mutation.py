@@ -29,8 +29,9 @@ from tests.simulation.scenario import Player, parse
 
 #: What may be asked about.
 MODULES = {
-    name: f"scoring.hosts.{name}" for name in ("evidence", "takeover", "last_look", "fencing")
-}
+    name: f"scoring.hosts.{name}"
+    for name in ("evidence", "takeover", "last_look", "fencing", "switch_on")
+} | {"agent_last_look": "agent.last_look"}
 _COMPARED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.last_look import LastLook
 from scoring.decision import DropFenceLease
 from scoring.hosts import fencing, last_look, switch_on
 from scoring.hosts.turn import HostTurn
@@ -147,6 +148,15 @@ def switched_on_in_global_maintenance(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(last_look, "_why_not_switch_on", lambda turn, host: "")
 
 
+def who_stood_still_acts_all_the_same(patch: pytest.MonkeyPatch) -> None:
+    """The last look does not ask how old the newest decision is."""
+
+    def of_this_host(self: LastLook, known: object, under_lease: bool = True) -> str:
+        return "the fence lease is not held" if under_lease and not self.fence_held() else ""
+
+    patch.setattr(LastLook, "_of_this_host", of_this_host)
+
+
 def the_fence_lease_is_kept(patch: pytest.MonkeyPatch) -> None:
     forget = fencing.forget
 
@@ -199,6 +209,7 @@ expect not vm db running on host3 for 60
         (switched_on(boots=True), "switched_off_by_hand_after_a_fence", "switched-on"),
         (switched_on_in_global_maintenance, "global_maintenance_forbids_to_switch_on", "global"),
         (the_fence_lease_is_kept, "fence_lease_comes_back", ""),
+        (who_stood_still_acts_all_the_same, "fencer_does_not_look_around", ""),
     ],
 )
 def test_a_breach_of_the_product_is_seen(
