@@ -8,7 +8,6 @@ the agent start, and never while a VM may run here that another host has taken o
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from agent.fence.reservations import ScsiReservations
 from agent.fence.storage_program import StorageFenceError
+from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
 from broker.config.load import load
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     except StorageFenceError as error:
         raise CommandError(ExitCode.STORAGE, str(error)) from None
     if as_json:
-        print(json.dumps({"version": 1, "registered": list(done)}))
+        in_json.show({"registered": list(done)}, indent=None)
     else:
         for line in done:
             say(line, 2)

@@ -361,6 +361,7 @@ class TestDump:
     def test_json(self, board: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert whiteboard_dump.run(str(board), as_json=True) == 0
         assert json.loads(capsys.readouterr().out) == {
+            "version": 1,
             "cluster": {"maintenance": True},
             "hosts": {
                 "3": {
@@ -411,6 +412,7 @@ class TestDump:
         (tmp_path / "v").write_bytes(b"rubbish")
         assert whiteboard_dump.run(str(tmp_path / "v"), as_json=True) == 0
         assert json.loads(capsys.readouterr().out) == {
+            "version": 1,
             "cluster": {"maintenance": None},
             "hosts": {},
             "bad": {"0": "short: 7 of 4096 bytes; was the volume shrunk?"},
@@ -425,7 +427,8 @@ class TestDump:
         os.truncate(tmp_path / "v", 1 << 30)
         assert whiteboard_dump.run(str(tmp_path / "v"), as_json=True) == 0
         out = json.loads(capsys.readouterr().out)
-        assert out == {"cluster": {"maintenance": False}, "hosts": {}, "bad": {}}
+        nobody = {"cluster": {"maintenance": False}, "hosts": {}, "bad": {}}
+        assert out == {"version": 1, **nobody}
 
     def test_a_volume_in_memory(self, board: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shm = Path("/dev/shm")
