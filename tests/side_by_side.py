@@ -102,6 +102,8 @@ class _Parent:
         self.config = config
         #: None with `-p no:cacheprovider`.
         self.cache: pytest.Cache | None = getattr(config, "cache", None)
+        #: Those that were there before the tests were collected: no test waits for them.
+        self.threads = set(threading.enumerate())
         self.processes: list[_Process] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -139,7 +141,8 @@ class _Parent:
             self.cache.set(SECONDS, self._known() | self.seconds)
 
     def _fork(self, session: pytest.Session, files: list[list[pytest.Item]]) -> None:
-        assert threading.active_count() == 1, "a thread is not there any more after a fork"
+        started = set(threading.enumerate()) - self.threads
+        assert not started, f"after a fork they are not there any more: {started}"
         # A pipe holds 64 KiB, the numbers of 16,000 files: this does not wait.
         work, left = os.pipe()
         os.write(left, b"".join(NUMBER.pack(number) for number in range(len(files))))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
@@ -169,6 +170,31 @@ def test_the_longest_file_of_the_last_run_comes_first(run: pytest.Pytester) -> N
         *("test_large.py", "test_long.py"),
         *("test_long.py", "test_large.py"),
     ]
+
+
+def test_a_thread_that_a_module_starts_when_it_is_imported_is_an_error(
+    run: pytest.Pytester,
+) -> None:
+    run.makepyfile(
+        test_a="""
+        import threading
+
+        ended = threading.Event()
+        thread = threading.Thread(target=ended.wait, name="of-the-module")
+        thread.ended = ended
+        thread.start()
+
+        def test_good():
+            pass
+        """
+    )
+    try:
+        result = ran(run)
+        assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+        result.stdout.fnmatch_lines(["*not there any more*of-the-module*"])
+    finally:
+        (thread,) = (one for one in threading.enumerate() if one.name == "of-the-module")
+        thread.ended.set()  # type: ignore[attr-defined]
 
 
 def test_without_a_cache_the_tests_run_as_well(run: pytest.Pytester) -> None:
