@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 from agent.report import report_of
 from broker.this_host.sick_vm import SickVm
-from broker.wire.exchange import Report
 from scoring.decide import Decision, decide
 from scoring.decision import Action, AskLease, MigrateVm, PowerOffVm, ShutDownVm, StartVm
 from scoring.observation import (
@@ -307,11 +306,15 @@ class Hosts:
             free_huge_mb=self.free_huge_mb(host),
             host_score=3400 if host.load < 0.4 else 2000,
             way_out=host.way_out,
-            fence_ask=None if host.last is None else self._ask(report_of(host.last)),
+            fence_ask=self._ask(host),
         )
 
-    def _ask(self, report: Report) -> FenceAsk | None:
-        return SickVm().ask(report, None, self.now_s)
+    def _ask(self, host: Host) -> FenceAsk | None:
+        """The request to be switched off. A report has none where no VM asks: none is made then,
+        as in nearly every beat."""
+        if host.last is None or not any(vm.asks_off for vm in host.last.state.vms.values()):
+            return None
+        return SickVm().ask(report_of(host.last), None, self.now_s)
 
 
 def in_state(hosts: Hosts, host: int, vm: int) -> StateName | None:
