@@ -102,7 +102,7 @@ class _Parent:
         self.config = config
         #: None with `-p no:cacheprovider`.
         self.cache: pytest.Cache | None = getattr(config, "cache", None)
-        #: Those that were there before the tests were collected: no test waits for them.
+        #: The threads that were there before the tests were collected: no test waits for them.
         self.threads = set(threading.enumerate())
         self.processes: list[_Process] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)
