@@ -322,11 +322,13 @@ def _network_good_s(turn: HostTurn, but: int) -> float | None:
 
 
 def _countdown(turn: HostTurn, lease: LeaseAnswer, why: str) -> str:
+    spec = next((each for each in turn.observation.specs if each.number == lease.vm), None)
+    what = "the engine lease" if spec is None or spec.number == ENGINE else f"{spec.name}'s lease"
     if lease.dead_in_s is None:
-        return f"host {lease.owner} is silent and owns the engine lease; {why}"
+        return f"host {lease.owner} is silent and owns {what}; {why}"
     left_s = max(0.0, lease.dead_in_s - (turn.now_s - lease.asked_s))
     return (
-        f"host {lease.owner} is silent and owns the engine lease; {why}: "
+        f"host {lease.owner} is silent and owns {what}; {why}: "
         f"free in {left_s:.0f} s unless its host id is renewed"
     )
 

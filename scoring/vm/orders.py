@@ -218,13 +218,13 @@ def _start(turn: VmTurn, order: Order) -> str:
     if lease is None or lease.asked_s < since_s:
         if turn.now_s - since_s > LEASE_PATIENCE_S:
             turn.state = replace(turn.state, order_since_s=None)
-            return "who owns the engine lease is not known: sanlock does not answer"
+            return f"who owns {turn.lease_name} is not known: sanlock does not answer"
         if not state.asking_lease:
             turn.ask(AskLease())
             turn.state = replace(state, asking_lease=True)
         return ""
     turn.state = state = replace(state, order_since_s=None)
-    refused = _owned(lease, observation.local.host_id)
+    refused = _owned(lease, turn.lease_name, observation.local.host_id)
     if refused:
         return refused
     turn.act(StartVm())
@@ -266,13 +266,13 @@ def _no_start(turn: VmTurn) -> str:
     return ""
 
 
-def _owned(lease: LeaseAnswer, own_id: int) -> str:
+def _owned(lease: LeaseAnswer, name: str, own_id: int) -> str:
     """Why the lease cannot be taken now; empty: it can."""
     if not lease.known:
-        return f"who owns the engine lease is not known: {lease.detail}"
+        return f"who owns {name} is not known: {lease.detail}"
     if not lease.keeps_out(own_id):
         return ""
-    text = f"host {lease.owner} owns the engine lease and is not known to be dead"
+    text = f"host {lease.owner} owns {name} and is not known to be dead"
     if lease.dead_in_s is None:
         return text
     return f"{text}; sanlock frees it in {lease.dead_in_s:.0f} s at the latest if it is"

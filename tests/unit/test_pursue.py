@@ -64,6 +64,14 @@ def test_who_cannot_write_the_fence_log_pursues_nobody(
     assert (Code.FENCE_HELD_BACK in [reason.code for reason in found.reasons]) is not pursues
 
 
+@pytest.mark.parametrize(("vm", "name"), [(ENGINE, "the engine lease"), (2, "db's lease")])
+def test_the_wait_names_the_lease_that_is_waited_for(vm: int, name: str) -> None:
+    observation = observe(local(), peers=SILENT, specs=(VmSpec(2, "db", 1024),))
+    found = HostTurn(RULES, HostState(seen(silent=SILENT)), observation, NOW_S)
+    fencing.pursue(found, [lease_of(2, vm=vm)])
+    assert [f"owns {name};" in reason.text for reason in found.reasons] == [True]
+
+
 def down(**changed: Any) -> VmState:
     """A VM that is missing for long."""
     return VmState(
