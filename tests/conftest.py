@@ -16,14 +16,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # A run says the same of the same code, always. `--hypothesis-profile=random` (`make explore`) looks
 # for what nobody thought of; what it finds becomes a test with its numbers.
-# How long it takes to draw examples depends on the machine.
+# How long an example takes, and to draw it, depends on the machine: nothing is timed.
 settings.register_profile(
     "same",
     derandomize=True,
     max_examples=50,
+    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("random", print_blob=True)
+settings.register_profile("random", print_blob=True, deadline=None)
 settings.load_profile("same")
 
 # Python looks for cycles after each 700 new objects, and now and then at all that the modules and

@@ -97,7 +97,7 @@ def test_only_the_fullest_host_gives_a_vm_away() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=draws(12), deadline=None)
+@settings(max_examples=draws(12))
 @given(
     sizes=st.lists(st.sampled_from([512, 1024, 2048, 4096, 8192]), min_size=1, max_size=7),
     rooms=st.lists(st.sampled_from([16_384, 24_576, 32_768]), min_size=2, max_size=4),

@@ -341,7 +341,7 @@ observations = st.builds(
 )
 
 
-@settings(max_examples=draws(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=draws(200), suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(StateName), st.floats(0, 1000), observations, st.booleans())
 def test_any_state_survives_any_observation(
     name: StateName, for_s: float, observation: Observation, acting: bool
@@ -572,7 +572,7 @@ ANY_ACTION: tuple[Action, ...] = (
 )
 
 
-@settings(max_examples=draws(100), deadline=None)
+@settings(max_examples=draws(100))
 @given(st.integers(0, 2**32))
 def test_the_laws_hold_through_any_storm(seed: int) -> None:
     Storm(seed).beats(250)
@@ -783,4 +783,4 @@ class Cluster(RuleBasedStateMachine):
 
 
 TestCluster = Cluster.TestCase
-TestCluster.settings = settings(max_examples=draws(200), stateful_step_count=50, deadline=None)
+TestCluster.settings = settings(max_examples=draws(200), stateful_step_count=50)

@@ -398,7 +398,7 @@ def written(given: dict[str, object], by_libvirt: bool) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-@settings(max_examples=draws(200), deadline=None)
+@settings(max_examples=draws(200))
 @given(domains)
 def test_whatever_a_person_wrote_libvirt_s_words_of_it_are_no_difference(
     given: dict[str, object],
@@ -406,7 +406,7 @@ def test_whatever_a_person_wrote_libvirt_s_words_of_it_are_no_difference(
     assert told(written(given, False), written(given, True)) == []
 
 
-@settings(max_examples=draws(200), deadline=None)
+@settings(max_examples=draws(200))
 @given(domains, domains)
 def test_two_definitions_differ_exactly_where_they_were_made_otherwise(
     one: dict[str, object], two: dict[str, object]
@@ -426,7 +426,7 @@ def test_two_definitions_differ_exactly_where_they_were_made_otherwise(
     assert codes == expected
 
 
-@settings(max_examples=draws(200), deadline=None)
+@settings(max_examples=draws(200))
 @given(domains, domains)
 def test_what_ran_is_what_is_started(one: dict[str, object], two: dict[str, object]) -> None:
     """The definition with the disks that ran has exactly these, where it had them or not."""

@@ -62,7 +62,7 @@ described = schemathesis.openapi.from_dict(document())
 
 
 @described.parametrize()
-@settings(max_examples=draws(40), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=draws(40), suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_the_document_says(
     case: schemathesis.Case[Any], api_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

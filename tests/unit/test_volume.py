@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.commands import whiteboard as whiteboard_dump
@@ -27,7 +27,6 @@ from broker.whiteboard.volume import Volume, VolumeError, VolumeFault, volume_er
 from broker.wire.limits import HOST_ID_MAX
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 
-PATIENT = settings(deadline=None)  # a loaded machine may take its time
 ALL_SLOTS = range(HOST_ID_MAX + 1)
 
 
@@ -295,7 +294,6 @@ class TestErrors:
 
 class TestSlotPlan:
     @given(st.sets(st.integers(0, HOST_ID_MAX)), st.integers(-5, 3000))
-    @PATIENT
     def test_a_beat_reads_what_is_in_use_and_a_bounded_rest(
         self, known: set[int], sweep_from: int
     ) -> None:

@@ -31,7 +31,6 @@ from scoring.vm_facts import DETAIL_ALREADY_LOCKED, EngineStatus, Health, VmStat
 from tests.unit.draws import draws
 
 # A loaded machine may take its time: what is measured here is what comes out, not how fast.
-PATIENT = settings(deadline=None)
 
 GOOD_UP = '{"vm": "up", "health": "good", "detail": "Up"}'
 DOWN_BAD = (
@@ -231,14 +230,13 @@ class TestTheReferencesBytes:
 
 class TestRoundTrip:
     @given(reports(SMALL_TEXT))
-    @PATIENT
     def test_a_report_that_fits_comes_back_the_same(self, report: SlotReport) -> None:
         data = encode_slot(report)
         assert len(data) == SLOT_BYTES
         assert decoded(data, report.host_id) == report
 
     @given(reports(HOSTILE))
-    @settings(max_examples=draws(300), deadline=None)
+    @settings(max_examples=draws(300))
     def test_any_report_is_made_to_fit_and_twice_is_the_same_as_once(
         self, report: SlotReport
     ) -> None:
@@ -253,7 +251,6 @@ class TestRoundTrip:
         assert again.extra_trusted
 
     @given(st.integers(-(2**70), 2**70).filter(lambda n: not 0 <= n <= SCORE_MAX))
-    @PATIENT
     def test_a_score_out_of_range_is_not_written(self, score: int) -> None:
         with pytest.raises(AssertionError):
             encode_slot(replace(A_REPORT, score=score))
@@ -296,7 +293,6 @@ class TestNames:
         assert fit_hostname(one) != fit_hostname(other)
 
     @given(HOSTILE)
-    @PATIENT
     def test_any_name_is_fit_to_publish_and_stays_so(self, name: str) -> None:
         shown = fit_hostname(name)
         assert len(shown.encode()) <= HOSTNAME_BYTES_MAX
@@ -388,7 +384,6 @@ class TestExtra:
         assert not decoded(torn, 7).extra_trusted
 
     @given(st.integers(HEAD_BYTES * 8, SLOT_BYTES * 8 - 1))
-    @PATIENT
     def test_one_flipped_bit_costs_the_trust(self, bit: int) -> None:
         back = decoded(flip(encode_slot(A_REPORT), bit), 7)
         assert not back.extra_trusted
@@ -560,7 +555,6 @@ class TestFaults:
         assert len(str(caught.value)) < 120
 
     @given(st.binary(max_size=SLOT_BYTES + 10))
-    @PATIENT
     def test_any_bytes_are_survived(self, data: bytes) -> None:
         try:
             decode_slot(1, data)
@@ -568,7 +562,6 @@ class TestFaults:
             assert bad.cause.isascii()
 
     @given(st.binary(max_size=HEAD_BYTES), st.sampled_from([b"", b"1|", b"1|1|5|1|"]), st.binary())
-    @PATIENT
     @example(b"{" * 400, b"1|1|5|1|3400|", b"")
     def test_any_bytes_behind_a_good_beginning_are_survived(
         self, head: bytes, start: bytes, extra: bytes
@@ -582,7 +575,6 @@ class TestFaults:
             lambda fields: [field.replace("|", "") for field in fields]
         )
     )
-    @PATIENT
     def test_any_fields_under_a_good_checksum_are_survived(self, fields: list[str]) -> None:
         texts = [*fields, *[""] * (10 - len(fields))]
         texts[0] = "1"
@@ -600,7 +592,6 @@ class TestFaults:
                 decode_slot(7, flip(data, bit))
 
     @given(st.integers(1, SLOT_BYTES - 1))
-    @PATIENT
     def test_a_slot_cut_short_costs_the_slot(self, length: int) -> None:
         assert fault_of(encode_slot(A_REPORT)[:length], 7) is SlotFault.SHORT
 
@@ -657,14 +648,12 @@ class TestClusterSlot:
     @given(
         st.binary(max_size=SLOT_BYTES) | st.binary(max_size=60).map(lambda b: b"maintenance=" + b)
     )
-    @PATIENT
     def test_any_bytes_are_survived(self, data: bytes) -> None:
         for slot in (data, data[:SLOT_BYTES].ljust(SLOT_BYTES, b"\0")):
             sweep = decode_sweep({0: slot})
             assert (sweep.cluster is None) != (sweep.cluster_fault is None)
 
     @given(st.integers(0, SLOT_BYTES * 8 - 1))
-    @PATIENT
     def test_one_flipped_bit_never_looks_like_no_maintenance_but_for_the_digit_itself(
         self, bit: int
     ) -> None:
