@@ -22,6 +22,7 @@ from broker.config.sections import Config, HealthSection
 from broker.daemon.aiohttp_names import Resolver
 from broker.daemon.bounded_search import SEARCH_S, finder, is_plain
 from broker.daemon.foreign import clean, sentence
+from broker.daemon.http_words import no_answer
 from broker.daemon.name_lookup import NameLookup
 from broker.daemon.worker import Hung, Worker
 from broker.monitors.booting import BOOT_EVERY_S, Booting
@@ -150,8 +151,7 @@ class HealthMonitor:
         except Hung as error:
             return f"the health page does not answer: {sentence(error, SHOWN_CHARS)}"
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            why = f"{type(error).__name__}: {sentence(error, SHOWN_CHARS)}"
-            return f"the health page does not answer: {why}"
+            return f"the health page does not answer: {no_answer(error, SHOWN_CHARS)}"
         text = body.decode(errors="replace")
         if is_plain(given.expected):
             found = given.expected in text

@@ -19,6 +19,7 @@ import aiohttp
 
 from broker.config.notify_section import WebhookSection
 from broker.daemon.aiohttp_names import Resolver
+from broker.daemon.http_words import no_answer
 from broker.notify.message import Message
 from broker.notify.render import as_json
 from broker.notify.sender import Names, Refused, SendFailed
@@ -76,7 +77,7 @@ class WebhookSender:
         except TimeoutError:
             raise SendFailed(f"{self._shown}: no answer within {self.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            text = f"{type(error).__name__}: {error}".replace(self._given.url, self._shown)
+            text = no_answer(error).replace(self._given.url, self._shown)
             raise SendFailed(f"{self._shown}: {text}") from None
         if 200 <= status < 300:
             return

@@ -242,6 +242,39 @@ def test_a_port_where_nobody_listens() -> None:
     is_bad(run_twice(monitor(url="http://127.0.0.1:1/")), "does not answer")
 
 
+async def greets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"220 mail.example ready\r\n")
+    await writer.drain()
+    await reader.read()
+
+
+@pytest.mark.parametrize(
+    ("handler", "scheme", "is_there", "why"),
+    [
+        (silence, "http", False, "Connection refused"),
+        (raw(), "http", True, "it closed the connection without an answer"),
+        (greets, "https", True, "TLS fails: "),
+    ],
+)
+def test_why_a_page_does_not_answer_is_in_words(
+    handler: Handler, scheme: str, is_there: bool, why: str
+) -> None:
+    async def run() -> HealthMonitor:
+        async with served(handler) as address:
+            made = monitor(url=f"{scheme}://{address}/")
+            if is_there:
+                await made.sample()
+                await made.sample()
+        if not is_there:
+            await made.sample()
+            await made.sample()
+        return made
+
+    made = asyncio.run(run())
+    is_bad(made, f"the health page does not answer: {why}")
+    assert "Error" not in (made.verdict[1] or "")
+
+
 def run_twice(made: HealthMonitor) -> HealthMonitor:
     async def run() -> None:
         await made.sample()
@@ -337,7 +370,7 @@ def test_a_certificate_is_verified_by_the_ca_file(authority: trustme.CA, tmp_pat
     assert asked_by_tls(good, ca_file=str(ca_file)).verdict == (Health.GOOD, None)
     is_bad(asked_by_tls(good), "ertificate")  # by the system's: not signed by anyone it knows
     other = tls_of(authority, "other.example")
-    is_bad(asked_by_tls(other, ca_file=str(ca_file)), "ertificate")
+    is_bad(asked_by_tls(other, ca_file=str(ca_file)), "its certificate is not accepted: ")
     strangers = tls_of(trustme.CA(), "127.0.0.1")
     is_bad(asked_by_tls(strangers, ca_file=str(ca_file)), "ertificate")
     assert asked_by_tls(strangers, verify=False).verdict == (Health.GOOD, None)
