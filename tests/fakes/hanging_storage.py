@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.waiting import stop
+
 #: A file system with one folder of the backing one, until it is stopped.
 FUSE = """
 import os, sys
@@ -81,5 +83,5 @@ def hanging_storage(site: Path, folder: Path) -> Iterator[Path]:
         (backing / "registry").touch()
         text = text.replace("[storage]\n", f'[storage]\nregistry = "{place}/registry"\n', 1)
         site.write_text(text)
-        process.send_signal(signal.SIGSTOP)
+        stop(process)
         yield place

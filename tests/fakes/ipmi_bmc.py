@@ -12,6 +12,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.fakes.waiting import stop
+
 PASSWORD = "s3cret+/word"
 
 _LAN = """name "{name}"
@@ -92,7 +94,7 @@ class IpmiBmc:
 
     def hang(self) -> None:
         """Answer nothing any more, and refuse nothing."""
-        self._process.send_signal(signal.SIGSTOP)
+        stop(self._process)
 
     def go_on(self) -> None:
         """End of `hang`."""

@@ -8,6 +8,9 @@ A fixed sleep is too short on a busy machine. Where none of them is needed, use 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
 from collections.abc import Callable
 
 #: Long enough for any machine: only a test that fails waits for so long.
@@ -20,3 +23,10 @@ async def until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not holds():
             await asyncio.sleep(LOOK_EVERY_S)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a child (SIGSTOP), and return when it stands still: a signal that was sent is not yet
+    one that was taken."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)

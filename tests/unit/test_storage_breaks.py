@@ -27,6 +27,7 @@ from broker.whiteboard.store import VolumeStore
 from tests.fakes.broker import Engine, report
 from tests.fakes.hanging_storage import FUSE, fuse_client
 from tests.fakes.lockspace import FakeLockspace
+from tests.fakes.waiting import stop
 
 SLOTS = 16
 #: The file system of hanging_storage, with writes.
@@ -172,7 +173,7 @@ def test_a_client_that_hangs_and_comes_back_after_its_end(tmp_path: Path) -> Non
     async def test(beat: Beat) -> None:
         with fuse_client(backing, place, tmp_path / "a.py", WRITABLE) as process:
             assert await beat() == ""
-            process.send_signal(signal.SIGSTOP)
+            stop(process)
             said = await beat()
             assert "has not answered" in said
             process.send_signal(signal.SIGCONT)
