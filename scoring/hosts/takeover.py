@@ -176,8 +176,11 @@ def step(
     if evidence.ask is not None:
         text = f"host {host} asks to be switched off: {evidence.ask_in_words}"
         reasons.insert(0, Reason(Code.OWNER_ASKS, text))
-    is_ahead = _is_ripe_soon(takeover, evidence, now_s, rules)
-    wants_fence = bool(takeover.offs) or is_ripe(takeover, evidence, now_s, rules) or is_ahead
+    wants_fence = (
+        bool(takeover.offs)
+        or is_ripe(takeover, evidence, now_s, rules)
+        or _is_ripe_soon(takeover, evidence, now_s, rules)
+    )
     if evidence.fence_lease_held and not wants_fence and _has_waited(takeover, evidence):
         actions.append(DropFenceLease())
     if wants_fence and not evidence.fence_lease_held and not takeover.taking_fence:

@@ -244,7 +244,7 @@ def _engine_up(turn: VmTurn) -> StateName:
     if turn.here.lease_held is False and not is_paused(turn):
         why = "was it started or suspended by hand?"
         if turn.observation.lockspace_joined is False:
-            why = "its lease went with this host's id in the lockspace, and sanlock ends it"
+            why = "this host's id is not in the lockspace: if the VM had its lease, sanlock ends it"
         turn.because(
             Code.VM_UNPROTECTED,
             "the VM runs here without its lease: nothing keeps another host from starting it; "

@@ -265,22 +265,27 @@ def test_the_agent_learns_it_where_somebody_has_lost_the_storage(tmp_path: Path)
 # --- what the others do ---------------------------------------------------------------------------
 
 
+def says_lost(fall: Fall, fell_s: float, empty_from_s: float) -> float:
+    """The dead host's word that it has been without the storage since `fell_s`, with no VM left
+    once that lasts longer than `empty_from_s`; how long it lasts."""
+    now_s, lost_s = fall.life.now_s, fall.life.now_s - fell_s
+    fall.life.change_peer(
+        DEAD,
+        heartbeat_s=now_s,
+        renewal_s=fell_s - 5,
+        renewal_timestamp=77,
+        storage_word=StorageWord(now_s, lost_s=lost_s, is_empty=lost_s > empty_from_s),
+    )
+    return lost_s
+
+
 def test_it_is_switched_off_by_the_usual_protocol_although_it_answers() -> None:
     fall = Fall()
     fall.power = Power.ON
     fall.life.world["fence_log"] = ()
     fell_s = fall.life.now_s
     while PowerOffHost not in {type(action) for action in fall.actions}:
-        now_s, lost_s = fall.life.now_s, fall.life.now_s - fell_s
-        assert lost_s < 45
-        word = StorageWord(now_s, lost_s=lost_s, is_empty=lost_s > PATIENCE_S)
-        fall.life.change_peer(
-            DEAD,
-            heartbeat_s=now_s,
-            renewal_s=fell_s - 5,
-            renewal_timestamp=77,
-            storage_word=word,
-        )
+        assert says_lost(fall, fell_s, empty_from_s=PATIENCE_S) < 45
         fall.beat()
     assert PATIENCE_S < fall.life.now_s - fell_s <= 28
     order = next(a for a in fall.actions if isinstance(a, PowerOffHost))
@@ -299,15 +304,7 @@ def test_the_fence_lease_is_taken_while_the_vm_there_is_still_being_ended(
     fell_s = fall.life.now_s
     at_s: dict[type, list[float]] = {}
     for _ in range(45):
-        now_s, lost_s = fall.life.now_s, fall.life.now_s - fell_s
-        word = StorageWord(now_s, lost_s=lost_s, is_empty=lost_s > PATIENCE_S + empty_after_s)
-        fall.life.change_peer(
-            DEAD,
-            heartbeat_s=now_s,
-            renewal_s=fell_s - 5,
-            renewal_timestamp=77,
-            storage_word=word,
-        )
+        lost_s = says_lost(fall, fell_s, empty_from_s=PATIENCE_S + empty_after_s)
         for action in fall.beat().actions:
             at_s.setdefault(type(action), []).append(lost_s)
     [taken_s] = at_s[TakeFenceLease]
