@@ -23,6 +23,7 @@ from broker.api.served import Served
 from broker.config.addresses import split
 from broker.config.cluster_key import ClusterKey
 from broker.daemon.foreign_json import decoded
+from broker.daemon.http_words import no_answer
 from broker.peers.errors import BadAnswer, PeerError
 from broker.peers.heartbeat import new_nonce
 from broker.peers.member_request import (
@@ -82,7 +83,7 @@ class PassedOn:
                     given = decoded(raw, Given)
                     break
                 except _FAULTS as error:
-                    why = f"{address}: {error or type(error).__name__}"
+                    why = f"{address}: {_in_words(error)}"
             else:
                 return problem(502, f"{name} cannot be asked", f"{why}; order there")
             asked = msgspec.structs.replace(asked, challenge=given.challenge)
@@ -90,10 +91,16 @@ class PassedOn:
                 raw = await _read(session, "POST", address, PATH, request_bytes(key, asked))
                 answer = answer_to(key, raw, asked)
             except _FAULTS as error:
-                detail = f"{error or type(error).__name__}; whether it does it is not known"
+                detail = f"{_in_words(error)}; whether it does it is not known"
                 return problem(502, f"{name} gave no answer that counts", detail)
         kind = "application/json" if answer.status == 200 else "application/problem+json"
         return web.Response(status=answer.status, body=answer.body.encode(), content_type=kind)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, (aiohttp.ClientError, OSError)):
+        return no_answer(error)
+    return str(error) or type(error).__name__
 
 
 async def _read(

@@ -23,6 +23,8 @@ def no_answer(error: BaseException, chars_max: int = SENTENCE_CHARS_MAX) -> str:
             return _of_system(error.os_error, chars_max)
         case aiohttp.ServerDisconnectedError():
             return "it closed the connection without an answer"
+        case TimeoutError() if error.errno is None:
+            return "no answer in time"
         case OSError():
             return _of_system(error, chars_max)
         case _:

@@ -117,6 +117,7 @@ def test_a_host_that_does_not_answer_is_named(tmp_path: Path) -> None:
         status, found = await ask("POST", "/orders?host=2", {"kind": "start"})
         assert (status, found["title"]) == (502, "host2 cannot be asked")
         assert "127.0.0.1" in found["detail"]
+        assert ": Connection refused; order there" in found["detail"]
 
     asked(tmp_path, test, is_there=False)
 
