@@ -12,6 +12,9 @@ from pathlib import Path
 #: The number of the field `starttime` in proc_pid_stat(5), counted behind the name in brackets.
 _STARTTIME = 19
 
+#: How often both clocks are read: a busy machine takes the core away once in a while, not each time.
+_READINGS = 5
+
 
 @functools.cache
 def command_began_s() -> float:
@@ -23,4 +26,10 @@ def command_began_s() -> float:
         since_boot_s = int(fields[_STARTTIME]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return now_s
-    return min(now_s, now_s - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot_s))
+    return min(now_s, since_boot_s + _monotonic_less_boot_s())
+
+
+def _monotonic_less_boot_s() -> float:
+    """What to add to a time since boot, so that it is one of time.monotonic(). A process that waits
+    for a core between the two readings finds too little by its wait: the most of several is nearest."""
+    return max(time.monotonic() - time.clock_gettime(time.CLOCK_BOOTTIME) for _ in range(_READINGS))

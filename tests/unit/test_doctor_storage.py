@@ -237,6 +237,9 @@ def test_a_command_knows_when_its_process_began() -> None:
     """The seconds before its first line count, and a child that is forked has the same answer."""
     line = (
         "import os, time; from agent.terminal.begun import command_began_s;"
+        # A core that is taken away for half a second between the first readings of the two clocks.
+        "read = time.clock_gettime; waits = [0.5];"
+        "time.clock_gettime = lambda clock: (waits and time.sleep(waits.pop()), read(clock))[1];"
         "began_s = command_began_s(); print(began_s);"
         "os.fork() or print(command_began_s() == began_s)"
     )
