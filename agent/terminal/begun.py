@@ -12,7 +12,7 @@ from pathlib import Path
 #: The number of the field `starttime` in proc_pid_stat(5), counted behind the name in brackets.
 _STARTTIME = 19
 
-#: How often both clocks are read: a busy machine takes the core away once in a while, not each time.
+#: How often both clocks are read: a busy machine takes the core away now and then, not each time.
 _READINGS = 5
 
 
@@ -31,5 +31,5 @@ def command_began_s() -> float:
 
 def _monotonic_less_boot_s() -> float:
     """What to add to a time since boot, so that it is one of time.monotonic(). A process that waits
-    for a core between the two readings finds too little by its wait: the most of several is nearest."""
+    for a core between the two readings finds too little by its wait: the most of several counts."""
     return max(time.monotonic() - time.clock_gettime(time.CLOCK_BOOTTIME) for _ in range(_READINGS))
