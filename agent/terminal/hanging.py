@@ -38,7 +38,8 @@ HANGS_S = 8.0
 LOOK_S = 0.5
 #: How long the rest of the output is waited for.
 REST_S = 1.0
-_SIGNALS = frozenset({signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+#: SIGALRM says that it is time to look.
+_SIGNALS = frozenset({signal.SIGALRM, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 #: Where the kernel waits for the process of a FUSE file system, until a signal comes.
 _FUSE_WAIT = "request_wait_answer"
 _PATH_BYTES_MAX = 4096
@@ -67,7 +68,13 @@ def run_in_child() -> int | None:
         return None
     os.close(alive)
     pumps = [_pump(reads, writes, targets[0]) for reads, writes, targets in pipes]
-    code = _wait(child)
+    # Not sigtimedwait: where the process was stopped (Ctrl-Z) beyond its time, that of Python 3.11
+    # answers with a signal that nobody sent.
+    signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
+    try:
+        code = _wait(child)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     for pump in pumps:
         pump.join(REST_S)
     if code >= 0:
@@ -96,22 +103,27 @@ def end(code: int) -> NoReturn:
 def _wait(child: int) -> int:
     """The exit code of the child; negative: the signal that ended it."""
     stuck: dict[tuple[int, str], float] = {}
+    looked_s, watched_s = time.monotonic(), 0.0
     while True:
-        got = signal.sigtimedwait(_SIGNALS, LOOK_S)
+        got = signal.sigwaitinfo(_SIGNALS)
+        is_for_us = got.si_signo in (signal.SIGALRM, signal.SIGCHLD)
         # Above 0: of the kernel, for a terminal, where all processes of the group get it.
-        if got is not None and got.si_signo != signal.SIGCHLD and got.si_code <= 0:
+        if not is_for_us and got.si_code <= 0:
             os.kill(child, got.si_signo)
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        if got is not None:
+        if got.si_signo != signal.SIGALRM:
             continue
+        # The time in which this process was stopped itself does not count.
         now_s = time.monotonic()
+        watched_s += min(now_s - looked_s, 2 * LOOK_S)
+        looked_s = now_s
         # Seen in the same call at each look since then.
-        stuck = {call: stuck.get(call, now_s) for call in _calls_on_files(child)}
+        stuck = {call: stuck.get(call, watched_s) for call in _calls_on_files(child)}
         oldest = min(stuck, key=lambda call: stuck[call], default=None)
-        if oldest is not None and now_s - stuck[oldest] >= HANGS_S:
-            _leave(child, *oldest, now_s - stuck[oldest])
+        if oldest is not None and watched_s - stuck[oldest] >= HANGS_S:
+            _leave(child, *oldest, watched_s - stuck[oldest])
 
 
 def hangs_on(child: int) -> tuple[str, str]:

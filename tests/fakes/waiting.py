@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 #: Long enough for any machine: only a test that fails waits for so long.
 PATIENCE_S = 60.0
@@ -25,7 +26,7 @@ async def until(holds: Callable[[], object]) -> None:
             await asyncio.sleep(LOOK_EVERY_S)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """Stop a child (SIGSTOP), and return when it stands still: a signal that was sent is not yet
     one that was taken."""
     process.send_signal(signal.SIGSTOP)

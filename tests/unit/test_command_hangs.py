@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import aiohttp
@@ -29,6 +30,7 @@ from broker.broker import Broker
 from broker.daemon.exit_codes import ExitCode
 from tests.fakes.broker import report, served, up
 from tests.fakes.hanging_storage import hanging_storage
+from tests.fakes.waiting import stop
 from tests.unit import commands
 
 #: What stands for a positional argument, by its destination or its metavar; `{place}` is a file on
@@ -174,6 +176,7 @@ if code is not None:
 def child(body: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", AS_CHILD.replace("{body}", body)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -232,6 +235,23 @@ def test_it_ends_with_its_parent() -> None:
 def test_who_waits_for_something_else_than_a_file_is_waited_for() -> None:
     with child("time.sleep(1.5); print('done')") as process:
         assert process.communicate()[0] == "done\n" and process.returncode == 0
+
+
+def test_who_is_stopped_and_goes_on_ends_as_if_it_had_not_been() -> None:
+    """Ctrl-Z, and `fg` after a while. Several, since what sigtimedwait of Python 3.11 then makes up
+    is another number in each process, and only half of them do harm."""
+    body = "print('ready', flush=True); print(sys.stdin.readline()); sys.exit(9)"
+    with ExitStack() as stack:
+        processes = [stack.enter_context(child(body)) for _ in range(5)]
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            stop(process)
+        time.sleep(0.2)  # longer than LOOK_S
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+        ended = [(process.communicate("done")[0], process.returncode) for process in processes]
+    assert ended == [("done\n", 9)] * 5
 
 
 def test_a_file_that_hangs_is_named_and_left(hung_site: tuple[Path, Path]) -> None:

@@ -189,4 +189,6 @@ def test_one_that_hangs_costs_its_deadline(site: Site) -> None:
     site.hang()
     mine = device(site, timeout_s=0.7)
     found = asyncio.run(mine.read(str(MACHINE)))
-    assert found.power is Power.UNKNOWN and "in time" in found.detail
+    assert found.power is Power.UNKNOWN
+    # The device's own deadline, or, on a machine that is busy, that of who waits for its thread.
+    assert "in time" in found.detail or "has not answered for" in found.detail
