@@ -34,7 +34,7 @@ from .layout import (
     Layout,
     host_id_of,
 )
-from .links import ip
+from .links import bridge, ip
 from .namespaces import MS_BIND, make_mounts_private, mount
 from .settings import Settings
 from .storages import client
@@ -111,10 +111,7 @@ def set_up_network(host: HostLayout, settings: Settings) -> None:
     ip(
         [
             "link set lo up",
-            f"link add {HOST_BRIDGE} type bridge forward_delay 0 stp_state 0",
-            # Without an address of its own a bridge takes its ports' lowest, and changes
-            # it when the VM's tap comes and goes.
-            f"link set {HOST_BRIDGE} address 52:54:00:4e:01:{host.id:02x}",
+            *bridge(HOST_BRIDGE, f"52:54:00:4e:01:{host.id:02x}"),
             f"link set eth0 master {HOST_BRIDGE}",
             "link set eth0 up",
             f"addr add {host.address}/24 dev {HOST_BRIDGE}",

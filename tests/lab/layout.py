@@ -37,6 +37,7 @@ BMC_USER = "admin"
 SWITCH_BRIDGE = "switch"
 STORAGE_BRIDGE = "storage"
 SWITCH_MAC = "52:54:00:4e:00:01"
+STORAGE_MAC = "52:54:00:4e:00:02"
 HOST_BRIDGE = "ovirtmgmt"
 
 VM_NAME = "HostedEngine"

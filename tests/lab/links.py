@@ -16,3 +16,13 @@ def ip(lines: Iterable[str], *, may_fail: bool = False) -> None:
     )
     if done.returncode != 0 and not may_fail:
         raise LabError(f"ip: {done.stderr.strip() or done.returncode}")
+
+
+def bridge(name: str, mac: str) -> list[str]:
+    """The lines that make a bridge. Without an address of its own a bridge has its ports' lowest:
+    when the port of a host without power goes, everyone's ARP entry for it is wrong, for a minute
+    to an idle server."""
+    return [
+        f"link add {name} type bridge forward_delay 0 stp_state 0",
+        f"link set {name} address {mac}",
+    ]

@@ -26,13 +26,14 @@ from .layout import (
     GATEWAY,
     STORAGE_ADDRESS,
     STORAGE_BRIDGE,
+    STORAGE_MAC,
     SWITCH_BRIDGE,
     SWITCH_MAC,
     HostLayout,
     Layout,
     host_id_of,
 )
-from .links import ip
+from .links import bridge, ip
 from .namespaces import make_mounts_private, mount, spawn_first
 from .processes import FirstProcess, continue_all, stop_all
 from .settings import Settings
@@ -76,10 +77,7 @@ class Switch:
         ip(
             [
                 "link set lo up",
-                f"link add {SWITCH_BRIDGE} type bridge forward_delay 0 stp_state 0",
-                # Fixed: else the address changes with the ports, and everyone's ARP entry
-                # for gateway and BMCs is wrong for a minute after a power cut.
-                f"link set {SWITCH_BRIDGE} address {SWITCH_MAC}",
+                *bridge(SWITCH_BRIDGE, SWITCH_MAC),
                 f"addr add {GATEWAY}/24 dev {SWITCH_BRIDGE}",
                 *(f"addr add {host.bmc_address}/24 dev {SWITCH_BRIDGE}" for host in hosts),
                 f"link set {SWITCH_BRIDGE} up",
@@ -88,7 +86,7 @@ class Switch:
         if self.settings.storage in NETWORK:
             ip(
                 [
-                    f"link add {STORAGE_BRIDGE} type bridge forward_delay 0 stp_state 0",
+                    *bridge(STORAGE_BRIDGE, STORAGE_MAC),
                     f"addr add {STORAGE_ADDRESS}/24 dev {STORAGE_BRIDGE}",
                     f"link set {STORAGE_BRIDGE} up",
                 ]

@@ -293,7 +293,7 @@ def test_the_client_of_the_vm_s_host_fails(place: Cluster, fault: signal.Signals
 
 @pytest.mark.storage
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-def test_the_server_of_nfs_is_away_for_a_while(place: Cluster, fault: str) -> None:
+def test_the_only_server_is_away_for_a_while(place: Cluster, fault: str) -> None:
     """All hosts lose the storage: each says so, and the VM is back with the server. Until then a
     QEMU that sanlock ended may stay in the kernel."""
     if place.settings.storage != kinds.NFS:

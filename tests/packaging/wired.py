@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.lab.guest import CPU_MODEL, HEALTH_PATH, GuestImage
+from tests.lab.links import bridge
 
 from .machine import Machine
 
@@ -87,7 +88,7 @@ class Switch:
         self.ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(first))
         self.ip("link", "set", name, "master", "switch", "up")
         for words in (
-            f"link add {BRIDGE} type bridge forward_delay 0 stp_state 0",
+            *bridge(BRIDGE, f"52:54:00:4e:01:{machine.host:02x}"),
             f"link set eth0 master {BRIDGE} up",
             f"addr add {address(machine.host)}/24 dev {BRIDGE}",
             f"link set {BRIDGE} up",
@@ -158,7 +159,8 @@ def switch() -> Iterator[Switch]:
         time.sleep(0.2)
         made = Switch(holder)
         made.ip("link", "set", "lo", "up")
-        made.ip("link", "add", "switch", "type", "bridge", "forward_delay", "0", "stp_state", "0")
+        for words in bridge("switch", "52:54:00:4e:00:01"):
+            made.ip(*words.split())
         made.ip("addr", "add", f"{GATEWAY}/24", "dev", "switch")
         made.ip("link", "set", "switch", "up")
         yield made
