@@ -173,6 +173,9 @@ def _doctor_options(parser: ArgumentParser) -> None:
 
 
 def _doctor(arguments: Namespace, as_json: bool) -> int:
+    from agent.doctor import priority
+
+    priority.go_first()  # before the imports, which are most of its work
     from agent.doctor import checks
     from agent.terminal.begun import command_began_s
 

@@ -260,6 +260,7 @@ class Broker:
                     agent.announced = freeing if is_fencer else None
             await self.read(now_s)
             await self.this_host.disks.look(self.this_host.vm.owns(now_s), agent.last_ran)
+        board.journal(now_s)
         await board.put_cluster_right(now_s)
         await self.keeper.end_what_is_over(now_s)
 

@@ -44,6 +44,8 @@ _SAID = {
 }
 #: How long the VM may leave a host without an answer before that gets a line.
 REACH_LOST_S = 30.0
+#: A host's word on the VM on itself under which it may run there.
+_MAY_RUN = frozenset({"up", "unknown"})
 #: The lease budget is low below this share.
 LEASE_LOW = 0.5
 
@@ -259,10 +261,13 @@ def _of_the_fences(status: Status) -> Iterator[str]:
 
 
 def _has_no_vm(status: Status) -> bool:
-    """Whether surely no VM runs on this host."""
+    """Whether surely no VM runs on this host: the engine is known to be elsewhere, or by this
+    host's own libvirt it is not here, as on a host that has a copy of the storage."""
     own = status.hosts.get(status.host_id)
-    elsewhere = status.engine.up is not None and status.engine.host != status.host_id
-    return elsewhere and own is not None and own.vms == 0
+    if own is None or own.vms != 0:
+        return False
+    is_elsewhere = status.engine.up is not None and status.engine.host != status.host_id
+    return is_elsewhere or own.engine_status.vm not in _MAY_RUN
 
 
 def _other_definition(host: HostStatus) -> Iterator[str]:

@@ -62,6 +62,9 @@ log = logging.getLogger("ha-broker")
 SET_BACK_AGAIN_S = 60.0
 #: For so long after older slots were read the place of the VM counts as unknown.
 SET_BACK_SETTLES_S = 5.0
+#: That the whiteboard is well again is said after so long without a failure: trouble that comes
+#: and goes fills no journal.
+WELL_AGAIN_S = 5.0
 #: A record of the fence log that misses its deadline is looked for so often, 2 s in all;
 #: the agent waits a little longer for the answer (link.LINK_TIMEOUT_S).
 LATE_RECORD_LOOKS = 20
@@ -136,6 +139,23 @@ class Board:
         self.errors = 0
         self.trouble_since_s: float | None = None
         self.is_hung = False
+        #: When the trouble in the journal began, None: there is none, and when it was last there.
+        self._journaled_s: float | None = None
+        self._ill_s = 0.0
+
+    def journal(self, now_s: float) -> None:
+        """Write to the journal once that the whiteboard fails, and once that it does no more."""
+        if self.problem:
+            self._ill_s = now_s
+            if self._journaled_s is None:
+                self._journaled_s = now_s
+                log.error("the whiteboard fails on this host: %s", self.problem)
+        elif self._journaled_s is not None and now_s - self._ill_s >= WELL_AGAIN_S:
+            log.warning(
+                "the whiteboard is read and written again; its trouble lasted for %.0f s",
+                self._ill_s - self._journaled_s,
+            )
+            self._journaled_s = None
 
     def _failed(self, error: StorageTrouble, began_s: float) -> None:
         """Count the failure; the trouble began with the first call that failed."""

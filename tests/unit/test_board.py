@@ -363,6 +363,47 @@ def test_what_was_written_once_into_all_slots_costs_next_to_nothing(
     assert sum("written by nobody" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_the_journal_says_when_the_whiteboard_fails_and_when_it_is_well_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def run() -> None:
+        store = MemoryStore(MemoryVolume())
+        board = Board(store, 1)
+        whole = store.volume.data
+
+        async def beat(now_s: float) -> None:
+            await board.write(report(1), now_s)
+            await board.read(now_s)
+            board.journal(now_s)
+
+        await beat(0.0)
+        # One that comes and goes is one trouble.
+        for now_s in range(1, 21):
+            store.fault = "eio" if now_s % 3 else ""
+            await beat(float(now_s))
+        store.fault = ""
+        for now_s in range(21, 41):
+            await beat(float(now_s))
+        store.volume.data = bytearray()
+        await board.read(50.0)
+        board.journal(50.0)
+        store.volume.data = whole
+        await beat(51.0)
+        await beat(56.0)
+
+    asyncio.run(run())
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("ERROR", "the whiteboard fails on this host: writing slot 1: Input/output error"),
+        ("WARNING", "the whiteboard is read and written again; its trouble lasted for 19 s"),
+        (
+            "ERROR",
+            "the whiteboard fails on this host: the whiteboard is empty or was cut off: slot 0 is"
+            " not there",
+        ),
+        ("WARNING", "the whiteboard is read and written again; its trouble lasted for 0 s"),
+    ]
+
+
 def of_boot(host_id: int, timestamp: int, boot_id: str = "b") -> SlotReport:
     status = EngineStatus(VmStatus.DOWN, Health.BAD)
     extra = {"boot-id": boot_id} if boot_id else {}

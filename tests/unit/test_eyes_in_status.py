@@ -172,6 +172,14 @@ def test_how_much_of_the_lease_budget_is_left(tmp_path: Path) -> None:
             )
             assert (words in as_text(told)) is is_here, (host, vms)
         assert "sanlock gives it up in 30 s" in as_text(told)
+        # On a copy of the storage nobody knows where the VM is; this host's libvirt does.
+        for vm, is_here in ((VmStatus.DOWN, False), (VmStatus.UNKNOWN, True), (VmStatus.UP, True)):
+            own = msgspec.structs.replace(
+                status.hosts[1], vms=0, engine_status=EngineStatus(vm, Health.BAD)
+            )
+            told = msgspec.structs.replace(status, hosts={1: own})
+            assert told.engine.up is None
+            assert (words in as_text(told)) is is_here, vm
         lockspace.joined = False
         assert broker.status(150.0).lockspace_budget_s is None
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 from agent.fence.reservations import ScsiReservations, is_reserved, key_of, read_keys
 from agent.fence.storage_program import StorageFenceError
-from agent.setup.register import running_vm
+from agent.setup import register
+from agent.terminal.errors import CommandError
 from broker.config.storage_fence import StorageFenceSection
+from broker.daemon.exit_codes import ExitCode
 from tests.unit import commands
 
 CLUSTER = "0b1e"
@@ -140,21 +143,91 @@ def test_a_boot_registers_and_reserves(target: Path, rc: int) -> None:
         fence().register(soon_s())
 
 
-def test_it_registers_by_a_command_and_not_while_a_vm_runs_here(site: Path, target: Path) -> None:
-    done = commands.run("ha-agent", "--config", site, "storage", "register")
-    assert (done.returncode, 'storage-fence.type is not "scsi"' in done.stderr) == (4, True)
-    pids = target / "qemu"
-    pids.mkdir()
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A procfs in which nothing of QEMU or libvirt runs."""
+    folder = tmp_path / "proc"
+    process(folder, 1, "systemd")
+    process(folder, 7, "qemu-ga")
+    monkeypatch.setattr(register, "PROC", folder)
+    return folder
+
+
+def process(proc: Path, pid: int, name: str, *words: str) -> None:
+    """A process that procfs shows from now on."""
+    (proc / str(pid)).mkdir(parents=True, exist_ok=True)
+    (proc / str(pid) / "comm").write_text(f"{name}\n")
+    (proc / str(pid) / "cmdline").write_text("\0".join(words))
+
+
+def scsi(site: Path, pids: Path) -> argparse.Namespace:
+    """The arguments of `storage register` on a host with that folder of pid files."""
     text = site.read_text().replace("[libvirt]\n", f'[libvirt]\npid-dir = "{pids}"\n', 1)
     site.write_text(f'{text}[storage-fence]\ntype = "scsi"\ndevices = ["/dev/vm1"]\n')
-    (target / "keys").write_text(TWO_KEYS.replace(f"{TWO:#x}", f"{key_of('', 1):#x}"))
+    return argparse.Namespace(config=str(site))
+
+
+def test_only_this_type_has_something_to_register_with(site: Path) -> None:
     done = commands.run("ha-agent", "--config", site, "storage", "register")
-    assert (done.returncode, done.stdout) == (0, f"/dev/vm1: key {key_of('', 1):#x}\n"), done.stderr
-    (pids / "driver.pid").write_text(str(os.getpid()))
-    assert running_vm(str(pids)) is None
-    (pids / "HostedEngine.pid").write_text(str(os.getpid()))
-    done = commands.run("ha-agent", "--config", site, "storage", "register")
-    assert (done.returncode, "HostedEngine runs here" in done.stderr) == (11, True)
+    assert (done.returncode, 'storage-fence.type is not "scsi"' in done.stderr) == (4, True)
+
+
+def test_a_boot_registers_before_libvirt_has_made_its_folder(
+    site: Path, target: Path, proc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = key_of("", 1)
+    (target / "keys").write_text(TWO_KEYS.replace(f"{TWO:#x}", f"{key:#x}"))
+    assert register.run(scsi(site, target / "qemu"), as_json=False) == 0
+    assert capsys.readouterr().out == f"/dev/vm1: key {key:#x}\n"
+
+
+def test_a_host_without_a_vm_registers_at_any_time(tmp_path: Path, proc: Path) -> None:
+    process(proc, 9, "libvirtd")
+    pids = tmp_path / "qemu"
+    pids.mkdir()
+    for name, pid in (("driver", 9), ("HostedEngine", 4711)):
+        (pids / f"{name}.pid").write_text(str(pid))
+    assert register.running_vm(str(pids)) is None
+
+
+@pytest.mark.parametrize(
+    ("processes", "pid_files", "said"),
+    [
+        ([(12, "qemu-system-x86", ("qemu", "-name", "guest=db,debug-threads=on"))], None, "db "),
+        # Killed, and still in the kernel: it has no command line any more.
+        ([(12, "qemu-kvm", ())], {}, "qemu-kvm .process 12. runs here"),
+        ([(12, "my-emulator", ())], {"HostedEngine": "12"}, "HostedEngine .* runs here"),
+        ([(12, "libvirtd", ())], None, "not known.*libvirt.pid-dir"),
+        ([(12, "virtqemud", ())], None, "not known.*libvirt.pid-dir"),
+        ([(12, "libvirtd", ())], {"HostedEngine": ""}, "not known.*has no number"),
+    ],
+    ids=["a-vm", "a-vm-that-hangs", "another-emulator", "libvirtd", "virtqemud", "bad-pid-file"],
+)
+def test_nothing_is_registered_where_a_vm_may_run(
+    site: Path,
+    target: Path,
+    proc: Path,
+    processes: list[tuple[int, str, tuple[str, ...]]],
+    pid_files: dict[str, str] | None,
+    said: str,
+) -> None:
+    pids = target / "qemu"
+    for pid, name, words in processes:
+        process(proc, pid, name, *words)
+    if pid_files is not None:
+        pids.mkdir()
+        for name, text in pid_files.items():
+            (pids / f"{name}.pid").write_text(text)
+    with pytest.raises(CommandError, match=said) as refused:
+        register.run(scsi(site, pids), as_json=False)
+    assert refused.value.code is ExitCode.REFUSED
+    assert not (target / "calls").exists()
+
+
+def test_no_process_at_all_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    with pytest.raises(OSError, match="shows no process"):
+        register.running_vm(str(tmp_path / "qemu"), tmp_path / "proc")
 
 
 def test_it_needs_devices() -> None:
