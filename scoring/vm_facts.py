@@ -7,6 +7,7 @@ An observation (scoring/observation.py) is made of these facts. The rules of tha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -208,6 +209,17 @@ class VmSpec:
     def huge(self) -> bool:
         """Whether its memory comes from the pool of huge pages."""
         return self.pages_kb != ORDINARY_PAGES_KB
+
+
+#: What a sentence calls the only VM.
+THE_VM = "the VM"
+
+
+def called(number: int, specs: Iterable[VmSpec]) -> str:
+    """The name of a VM in a sentence; THE_VM where `specs` say that it is the only one."""
+    if number == ENGINE:
+        return "the engine" if any(spec.number != ENGINE for spec in specs) else THE_VM
+    return next((spec.name for spec in specs if spec.number == number), f"VM {number}")
 
 
 @dataclass(frozen=True, slots=True)

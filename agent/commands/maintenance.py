@@ -60,7 +60,7 @@ def run(
     else:
         _set_local(socket_path, other, wanted)
         where = "this host" if other is None else other.host.hostname
-        lines = [f"local maintenance is set: {where} does not start the VM and is being drained"]
+        lines = [f"local maintenance is set: {where} starts no VM and is being drained"]
         if asked.restart:
             place = "here" if other is None else "there"
             lines.append(

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -22,7 +20,7 @@ from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import HostStatus, NewOrder, OrderStatus, Status
 from broker.wire.vms import VmEntry
 from scoring.observation import OrderKind
-from scoring.vm_facts import ENGINE, Obstacle
+from scoring.vm_facts import ENGINE, THE_VM, Obstacle
 
 POLL_S = 0.2
 #: Another host is asked over the network.
@@ -52,15 +50,15 @@ def migrate(
         kind = OrderKind.CANCEL if cancel else OrderKind.MIGRATE
         return _give_about(config, one, kind, None if cancel else target, as_json, away_from)
     other = other_host(config, away_from)
-    if cancel:
-        return _give(config, NewOrder(OrderKind.CANCEL), as_json, other)
     status = _status(config)
+    if cancel:
+        return _give(config, NewOrder(OrderKind.CANCEL), as_json, other, _engine(status))
     target = None
     if to is not None:
         host = host_named(status, to, "--to")
         _check_fit(host)
         target = host.host_id
-    return _give(config, NewOrder(OrderKind.MIGRATE, target), as_json, other)
+    return _give(config, NewOrder(OrderKind.MIGRATE, target), as_json, other, _engine(status))
 
 
 def vm(
@@ -80,13 +78,19 @@ def vm(
         _warn(_status(config), yes, f", or have it stay down: ha-agent vm stop {one.name}")
         return _give_about(config, one, kind, None, as_json, host)
     other = other_host(config, host)
+    status = _status(config)
     if kind is not OrderKind.START:
-        _warn(_status(config), yes)
-    return _give(config, NewOrder(kind), as_json, other)
+        _warn(status, yes)
+    return _give(config, NewOrder(kind), as_json, other, _engine(status))
 
 
 def _status(config: Config) -> Status:
     return ask(config.daemon.socket, "GET", "/v1/status", Status)
+
+
+def _engine(status: Status) -> str:
+    """What the answer to an order calls VM 1; empty: it is the only one."""
+    return "the engine" if len(status.vms) > 1 else ""
 
 
 #: Penalties that forbid a host to receive the VM at any score, and the words for each.
@@ -125,24 +129,14 @@ def _give_about(
         raise CommandError(ExitCode.REFUSED, f"{one.name} {where} (ha-agent why {one.name})")
     is_here = host is None and one.host == status.host_id
     other = None if is_here else other_host(config, host or str(one.host))
-    names = {seen.host_id: seen.hostname for seen in status.hosts.values()}
-    about = About(one.name, names)
-    return _give(config, NewOrder(kind, target, one.number), as_json, other, about)
+    return _give(config, NewOrder(kind, target, one.number), as_json, other, one.name)
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    """One of several VMs that an order is about. `hosts`: the hosts' names by id."""
-
-    name: str
-    hosts: Mapping[int, str]
-
-    def words(self, placed: OrderStatus) -> str:
-        """The answer to the order, which calls every VM "the VM", with the VM's name."""
-        host = None if placed.target is None else self.hosts.get(placed.target)
-        if placed.kind is OrderKind.MIGRATE and placed.state == "done" and host is not None:
-            return f"{self.name} runs on {host} now"
-        return f"{self.name}: {placed.text}"
+def _words(text: str, name: str) -> str:
+    """The answer to an order about the VM `name`, with that name: an agent of an earlier version
+    calls every VM "the VM". Empty: there is one VM alone."""
+    text = text if not name else text.replace(THE_VM, name)
+    return text if name in text else f"{name}: {text}"
 
 
 def _warn(status: Status, yes: bool, instead: str = "") -> None:
@@ -150,7 +144,8 @@ def _warn(status: Status, yes: bool, instead: str = "") -> None:
     if status.global_maintenance or yes:
         return
     text = (
-        "without global maintenance the cluster starts the VM again, here or elsewhere; "
+        f"without global maintenance the cluster starts {_engine(status) or THE_VM} again, here or"
+        " elsewhere; "
         f"set it first (ha-agent maintenance global){instead}"
     )
     if not sys.stdin.isatty():
@@ -165,10 +160,10 @@ def _give(
     order: NewOrder,
     as_json: bool,
     other: OtherHost | None = None,
-    about: About | None = None,
+    name: str = "",
 ) -> int:
     """Place the order, with the agent of `other` where that is given, and wait for its answer;
-    show progress on a terminal. `about`: the VM, where there are several."""
+    show progress on a terminal. `name`: the VM's, where there are several."""
     path = config.daemon.socket
 
     def look(number: int) -> OrderStatus:
@@ -185,7 +180,7 @@ def _give(
         progress.tick(path, order.kind)
         placed = look(placed.number)
     progress.end()
-    text = placed.text if about is None else about.words(placed)
+    text = _words(placed.text, name)
     shown = msgspec.to_builtins(placed)
     if placed.state == "done":
         if as_json:

@@ -19,6 +19,7 @@ from agent.status.sentences import (
     outside,
     switched_off,
 )
+from agent.status.vms_text import of_engine
 from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.times import shown
@@ -81,11 +82,12 @@ def explain(status: Status, rules: Rules) -> list[str]:
         if host.fence_ask and host.liveness == "live"
     ]
     if status.global_maintenance:
-        return [*lines, "Nothing would change it while global maintenance lasts."]
-    running = status.hosts.get(status.engine.host) if status.engine.host is not None else None
-    if running is None:
-        return [*lines, *_while_not_up(status)]
-    return [*lines, *_while_up(status, running, rules)]
+        lines.append("Nothing would change it while global maintenance lasts.")
+    elif (running := status.hosts.get(status.engine.host or 0)) is None:
+        lines += _while_not_up(status)
+    else:
+        lines += _while_up(status, running, rules)
+    return [of_engine(status, line) for line in lines]
 
 
 def _where(status: Status) -> str:

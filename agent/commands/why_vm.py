@@ -33,6 +33,12 @@ def explain(status: Status, vm: VmEntry) -> list[str]:
             "It runs there without its lease: nothing keeps another host from starting it too."
             " Shut it down: it starts again under its lease."
         )
+    for host in status.hosts.values():
+        if vm.number in host.stuck:
+            cause = "" if host.local else f" ({host.hostname} knows the cause: ha-agent why there)"
+            lines.append(
+                f"{host.hostname} is in local maintenance, and it cannot be migrated away{cause}."
+            )
     if vm.refused:
         lines.append(f"This host cannot start it: {vm.refused}.")
     if status.global_maintenance:

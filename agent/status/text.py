@@ -167,6 +167,7 @@ def _modes(status: Status) -> list[str]:
 def _next(status: Status) -> list[str]:
     """What happens next, or would happen if the VM's host died."""
     hosts = status.hosts.values()
+    name = "the engine" if vms_text.has_several(status) else "the VM"
     lines = [
         f"{host.hostname} is about to {host.intent}{_over(host)}"
         for host in hosts
@@ -175,7 +176,7 @@ def _next(status: Status) -> list[str]:
     if vms_text.has_several(status) and not status.global_maintenance:
         lines += vms_text.next_lines(status)
     if status.migration is not None:
-        lines.append(f"the VM is being migrated, {status.migration.percent} %")
+        lines.append(f"{name} is being migrated, {status.migration.percent} %")
     if status.global_maintenance:
         return [*lines, "nothing, until global maintenance ends"]
     if status.storage.blind and not status.engine.up:
@@ -192,7 +193,6 @@ def _next(status: Status) -> list[str]:
     if owner is not None and not status.engine.healthy:
         lines.append(f"{owner.hostname}: {owner.reason or owner.state}")
     if status.bound is not None:
-        name = "the engine" if vms_text.has_several(status) else "the VM"
         lines.append(if_it_dies(status.bound, status.engine.hostname or "", name))
     return lines
 

@@ -17,6 +17,7 @@ from agent.status.sentences import (
     switched_off,
     witnesses,
 )
+from agent.status.vms_text import has_several, of_engine
 from broker.wire.limits import SOON_DAYS
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _SAID = {
     "never-healthy": "NEVER HEALTHY",
     "drain-stuck": "NOT DRAINED",
 }
+_STUCK = "drain-stuck"
 #: How long the VM may leave a host without an answer before that gets a line.
 REACH_LOST_S = 30.0
 #: A host's word on the VM on itself under which it may run there.
@@ -69,7 +71,8 @@ def troubles(status: Status) -> list[str]:
 
 def _of_the_network(status: Status) -> Iterator[str]:
     if status.engine.up and status.engine.reached is False:
-        yield f"NOT REACHED: no other host reaches the VM: {outside(status)} (ha-agent why)"
+        text = f"NOT REACHED: no other host reaches the VM: {outside(status)} (ha-agent why)"
+        yield of_engine(status, text)
 
 
 def _of_the_storage(status: Status) -> Iterator[str]:
@@ -84,11 +87,11 @@ def _of_the_storage(status: Status) -> Iterator[str]:
     budget_s = status.lockspace_budget_s
     if budget_s is not None:
         if budget_s < LEASE_LOW * status.lockspace_budget_max_s:
-            what = "gives it up" if _has_no_vm(status) else "ends the VM here"
+            what = "gives it up" if _has_no_vm(status) else f"ends {_the_vms(status)} here"
             why = f"this host's id was not renewed for long; sanlock {what}"
             yield f"LEASE: {why} in {budget_s:.0f} s"
         elif storage.unheard and status.engine.host == status.host_id:
-            why = "if its storage stays away as well, sanlock ends the VM here"
+            why = f"if its storage stays away as well, sanlock ends {_the_vms(status)} here"
             yield f"LEASE: {why} in {budget_s:.0f} s"
     if not storage.named:
         yield (
@@ -143,6 +146,25 @@ def _unprotected(status: Status) -> Iterator[str]:
             )
 
 
+def _not_drained(status: Status) -> Iterator[str]:
+    """The VMs that a host in local maintenance keeps: every host says so. The engine on this host
+    has a line of its own (`_SAID`), with the cause."""
+    names = {vm.number: vm.name for vm in status.vms} if len(status.vms) > 1 else {}
+    is_said = any(reason.code == _STUCK for reason in status.reasons)
+    for host in status.hosts.values():
+        for number in host.stuck if host.liveness == "live" else ():
+            if number == 1 and host.local and is_said:
+                continue
+            name = names.get(number, "the VM" if number == 1 else f"VM {number}")
+            of_it = f" {name}" if number in names else ""
+            there = "" if host.local else f" --host {host.hostname}"
+            yield (
+                f"NOT DRAINED: {name} stays on {host.hostname}, which is in local maintenance: it"
+                f" cannot be migrated (why: ha-agent why{of_it}; with the outage of a boot:"
+                f" ha-agent maintenance local --restart{there})"
+            )
+
+
 def _on_one_host(status: Status) -> Iterator[str]:
     """What a takeover would lose, as far as this host knows it of the host that runs the VM."""
     for text in status.one_host:
@@ -154,13 +176,15 @@ def _of_what_is_left(status: Status) -> Iterator[str]:
     for reason in status.reasons:
         if reason.code in _SAID:
             yield f"{_SAID[reason.code]}: {reason.text} (ha-agent why)"
+    yield from _not_drained(status)
     for host in status.hosts.values():
         if host.memory_image and host.liveness == "live":
-            yield (
+            text = (
                 f"MEMORY IMAGE of the VM on {host.hostname}: it is never resumed, and"
                 " discarded at the next start (who saves the VM there? libvirt-guests?"
                 " ha-agent doctor there)"
             )
+            yield of_engine(status, text)
 
 
 def _of_the_hosts(status: Status) -> Iterator[str]:
@@ -169,9 +193,10 @@ def _of_the_hosts(status: Status) -> Iterator[str]:
         yield from _of_host(status, host)
     others = [host for host in status.hosts.values() if host.host_id != status.engine.host]
     if status.engine.up and not any(map(can_take_it, others)) and not status.storage.blind:
-        yield "NO STANDBY: no other host could take the VM now (see WHY below)"
+        yield of_engine(status, "NO STANDBY: no other host could take the VM now (see WHY below)")
     if status.bound is not None and status.bound.held and not status.global_maintenance:
-        yield f"NO TAKEOVER: {if_it_dies(status.bound, status.engine.hostname or '')}"
+        text = f"NO TAKEOVER: {if_it_dies(status.bound, status.engine.hostname or '')}"
+        yield of_engine(status, text)
     yield from _of_the_fences(status)
 
 
@@ -244,9 +269,9 @@ def _of_the_fences(status: Status) -> Iterator[str]:
         if path.ok and path.proven_age_s is not None and path.proven_age_s < FENCE_PATH_OLD_S:
             continue
         since = "never" if path.proven_age_s is None else f"{duration(path.proven_age_s)} ago"
-        who = "itself" if path.by == path.host else f"by host {path.by}"
+        who = "itself" if path.by == path.host else f"by {_title(status, path.by)}"
         yield (
-            f"FENCE PATH of host {path.host} {who}: last proven {since}: "
+            f"FENCE PATH of {_title(status, path.host)} {who}: last proven {since}: "
             f"{path.detail or 'not tried for long'} (ha-agent fence test {path.host})"
         )
     fence = status.storage_fence
@@ -286,19 +311,22 @@ def _reaches_it_not(status: Status, host: HostStatus) -> Iterator[str]:
         return
     if seen.owner == status.engine.host and status.engine.reached is not False:
         network = " and its own network is bad" if host.way_out is False else ""
-        yield (
+        text = (
             f"NOT REACHED from {host.hostname} for {duration(seen.bad_s)}: the VM does not answer"
             f" it{network} (ha-agent why)"
         )
+        yield of_engine(status, text)
 
 
 def _never_given(status: Status) -> Iterator[str]:
     """What makes a takeover or a drain worse than it could be, on every host."""
     lacking = status.lacking
+    several = has_several(status)
+    waits = "its VMs wait" if several else "the VM waits"
     if lacking.fence_device:
         yield (
             f"NO FENCE DEVICE of {_names(status, lacking.fence_device)}: nobody could prove it"
-            " dead, so after its death the VM waits until sanlock calls it dead, minutes instead of"
+            f" dead, so after its death {waits} until sanlock calls it dead, minutes instead of"
             " seconds ([[fence.device]] in the configuration of all hosts; ha-agent fence test all;"
             " who knowingly has none sets fence.expected = false)"
         )
@@ -310,7 +338,7 @@ def _never_given(status: Status) -> Iterator[str]:
         )
     if lacking.migration:
         yield (
-            "NO MIGRATION: the VM can leave this host only by a shutdown"
+            f"NO MIGRATION: {'a' if several else 'the'} VM can leave this host only by a shutdown"
             " (libvirt.migration-uri here; ha-agent doctor tries it)"
         )
 
@@ -327,6 +355,17 @@ def _certificates(status: Status) -> Iterator[str]:
         else:
             what = f"ends in {each.days} days, and was not renewed"
         yield f"CERTIFICATE: {each.file} {what} (ha-agent certificates renew; ha-agent doctor)"
+
+
+def _title(status: Status, host_id: int) -> str:
+    """A host with its name, where it is known."""
+    name = _names(status, (host_id,))
+    return f"{name} (id {host_id})" if name else f"host {host_id}"
+
+
+def _the_vms(status: Status) -> str:
+    """The VMs that run on a host."""
+    return "the VMs" if has_several(status) else "the VM"
 
 
 def _names(status: Status, host_ids: Sequence[int]) -> str:

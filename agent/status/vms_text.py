@@ -32,6 +32,13 @@ def has_several(status: Status) -> bool:
     return len(status.vms) > 1
 
 
+def of_engine(status: Status, line: str) -> str:
+    """A line about VM 1, which calls it "the VM", with its name where there are several."""
+    if not has_several(status):
+        return line
+    return line.replace("the VM ", "the engine ").replace("The VM ", "The engine ")
+
+
 def first_line(status: Status) -> str:
     """How many of the VMs that are to run are up and healthy, and those that are not."""
     wanted = [vm for vm in status.vms if vm.want == "up" or vm.up]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from broker.events.notice import FactValue, Notice
 from broker.events.of_vms import VmEvents
@@ -128,8 +129,15 @@ class EventDetector:
 
     # --- each report ------------------------------------------------------------------------
 
-    def reported(self, report: Report, now_s: float, wall_s: float) -> None:
-        """Take in the agent's report. `wall_s`: UTC seconds since 1970."""
+    def reported(
+        self,
+        report: Report,
+        now_s: float,
+        wall_s: float,
+        names: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """Take in the agent's report. `wall_s`: UTC seconds since 1970. `names`: of the hosts that
+        have fence devices, as far as they are known."""
         old, self._report = self._report, report
         self.vms.reported(report)
         for begun in report.begun:
@@ -137,7 +145,8 @@ class EventDetector:
             if kind is not None and (old is None or begun not in old.begun):
                 self._say(kind, begun.text, {"code": begun.code})
         for host, path in report.fence_paths.items():
-            self._look_at_path(host, path, now_s, wall_s)
+            title = f"{names[host]} (id {host})" if names.get(host) else f"host {host}"
+            self._look_at_path(host, title, path, now_s, wall_s)
         if old is None or old.state == report.state:
             return
         facts: dict[str, FactValue] = {"from": old.state, "to": report.state}
@@ -156,19 +165,22 @@ class EventDetector:
                 {"to": self._name, "duration_s": away_s},
             )
 
-    def _look_at_path(self, host: int, path: FencePathOnWire, now_s: float, wall_s: float) -> None:
-        """Check the age of a proof; a path that was never proven counts from its first sight."""
+    def _look_at_path(
+        self, host: int, title: str, path: FencePathOnWire, now_s: float, wall_s: float
+    ) -> None:
+        """Check the age of a proof; a path that was never proven counts from its first sight.
+        `title`: the host for people."""
         since_s = now_s - self._path_seen_s.setdefault(host, now_s)
         age_s = since_s if path.proven is None else wall_s - path.proven
         facts: dict[str, FactValue] = {"host_id": host, "problem": path.detail}
         if age_s >= PATH_UNPROVEN_S and host not in self._unproven:
             self._unproven.add(host)
             facts["proven_age_s"] = None if path.proven is None else round(age_s)
-            detail = f"the fence device of host {host} has not been proven to work for a day"
+            detail = f"the fence device of {title} has not been proven to work for a day"
             self._say(Kind.FENCE_PATH_UNPROVEN, detail, facts)
         elif path.ok and age_s < PATH_UNPROVEN_S and host in self._unproven:
             self._unproven.discard(host)
-            detail = f"the fence device of host {host} is proven to work again"
+            detail = f"the fence device of {title} is proven to work again"
             self._say(Kind.FENCE_PATH_PROVEN, detail, facts)
 
     def _failover_starts(self, now_s: float) -> None:
@@ -311,7 +323,7 @@ class EventDetector:
         facts: dict[str, FactValue] = {"left_s": round(left_s, 1), "of_s": of_s}
         if not self._budget_low and left_s < BUDGET_LOW * of_s:
             self._budget_low = True
-            what = "ends the VM here" if runs_vms else "gives this host's id up"
+            what = "ends the VMs here" if runs_vms else "gives this host's id up"
             detail = f"less than half of the lease budget is left; at 0 sanlock {what}"
             self._say(Kind.LEASE_BUDGET_LOW, detail, facts)
         elif self._budget_low and left_s > BUDGET_GOOD * of_s:
@@ -338,10 +350,10 @@ class EventDetector:
         """Take in why this host could not start the VM; empty where it could, or where that is
         unknown."""
         if problem and not self._cannot_start:
-            detail = f"{self._name} could not start the VM, its score is 0: {problem}"
+            detail = f"{self._name} could not start {self._vm}, its score is 0: {problem}"
             self._say(Kind.CANNOT_START, detail, {"problem": problem})
         elif self._cannot_start and not problem:
-            self._say(Kind.CAN_START, f"{self._name} can start the VM again", {})
+            self._say(Kind.CAN_START, f"{self._name} can start {self._vm} again", {})
         self._cannot_start = bool(problem)
 
     # --- single events ------------------------------------------------------------------------

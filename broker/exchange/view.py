@@ -54,7 +54,8 @@ class Exchange:
         slots are read after that."""
         is_urgent = self._this_host.agent.take(report, now_s)
         self._in_force.learn_memory(report.vm_memory_mb)
-        self._detector.reported(report, now_s, self._this_host.wall())
+        names = {host: self._table.name_of(host) for host in report.fence_paths}
+        self._detector.reported(report, now_s, self._this_host.wall(), names)
         self.orders.answered(report.answers)
         if is_urgent:
             self._news.publish()

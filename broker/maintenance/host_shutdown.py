@@ -164,9 +164,12 @@ class ShuttingDown:
                 "vm.on-host-shutdown is leave: a VM that runs here is left to libvirt",
             )
         if view.global_maintenance and view.here:
-            return "left", "global maintenance is set: the VM is not moved, it is left to libvirt"
+            return (
+                "left",
+                "global maintenance is set: what runs here is not moved, it is left to libvirt",
+            )
         if view.agent and view.here:
-            return "no-agent", f"the agent is {view.agent}: nobody here can move the VM"
+            return "no-agent", f"the agent is {view.agent}: nobody here can move what runs here"
         if not self.is_published(now_s):
             return "going", "the other hosts are being informed that this host shuts down"
         is_late = now_s - self._since_s >= PAUSED_PATIENCE_S
@@ -178,14 +181,14 @@ class ShuttingDown:
             return "left", f"{names} is paused, and left to libvirt: {said}"
         if view.arriving:
             self._empty_since_s = None
-            return "going", f"{view.arriving} is migrating the VM to this host"
+            return "going", f"{view.arriving} is migrating a VM to this host"
         if waited_for:
             self._empty_since_s = None
             return "going", "; ".join(map(str, waited_for))
         if self._empty_since_s is None:
             self._empty_since_s = now_s
         if not view.joined:
-            return "over", "the VM does not run here, and the host id is given back"
+            return "over", "no VM runs here, and the host id is given back"
         if now_s - self._empty_since_s < GIVE_BACK_S:
-            return "going", "the VM does not run here, the host id is being given back"
-        return "over", "the VM does not run here; the host id could not be given back in time"
+            return "going", "no VM runs here, the host id is being given back"
+        return "over", "no VM runs here; the host id could not be given back in time"

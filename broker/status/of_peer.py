@@ -74,7 +74,8 @@ class PeerStatus:
             signature=self._signature(host_id),
             not_counted=table.members.why_not.get(host_id, ""),
             api=advertised(extra.get("api", "")),
-            unprotected=vm_lines.unprotected_in(extra),
+            unprotected=vm_lines.numbers_in(extra, vm_lines.UNPROTECTED),
+            stuck=vm_lines.numbers_in(extra, vm_lines.STUCK),
         )
 
     def _signature(self, host_id: int) -> str:

@@ -32,7 +32,8 @@ class Known:
     this host cannot start it. `differs`: by host id and VM, in what it runs there unlike its
     definition, and `differences`: by VM, each in a sentence, of those that run here.
     `boot_s`: by VM, how long its guest booted last. `name_of`: a host's name. `holds_still`: in
-    global maintenance nothing is started."""
+    global maintenance nothing is started. `stuck`: VMs that cannot leave this host, which is being
+    drained."""
 
     specs: tuple[VmSpec, ...]
     seen: Mapping[int, VmSeen]
@@ -47,6 +48,7 @@ class Known:
     boot_s: Mapping[int, float] = field(default_factory=dict)
     host_id: int = 0
     holds_still: bool = False
+    stuck: frozenset[int] = frozenset()
 
 
 def entries(known: Known, now_s: float) -> tuple[VmEntry, ...]:
@@ -129,6 +131,8 @@ def _reason(known: Known, spec: VmSpec, seen: VmSeen, word: VmWord, without: NoP
         return _short_in_words(without, known.name_of)
     if word is VmWord.UP:
         if seen.place.healthy:
+            if spec.number in known.stuck and seen.place.host == known.host_id:
+                return said
             return "it is wanted down" if spec.want is Want.DOWN else ""
         report = None if seen.word is None else seen.word.report
         reason = "" if report is None else report.reason or ""

@@ -23,6 +23,7 @@ from broker.this_host.facts import ThisHost
 from broker.this_host.place_seen import PlaceSeen
 from broker.whiteboard import vm_lines
 from broker.wire.vms import Room, WithoutPlace
+from scoring.decision import Code
 from scoring.hosts.liveness import Liveness
 from scoring.hosts.look import look
 from scoring.hosts.state import HostState
@@ -141,6 +142,7 @@ class VmsNow:
             host_id=self._in_force.host_id,
             refused=dict(cached.damaged),
             said=self._said(now_s),
+            stuck=frozenset(self._this_host.said_of(Code.DRAIN_STUCK, now_s)),
             boot_s=dict(self._boots.took_s),
             holds_still=self._table.board.global_maintenance is True,
             differs=self._differs(),

@@ -150,11 +150,12 @@ class ThisHost:
             uplink_up=self.monitors.value("uplink"),
             fence_ask=fence_ask_text(self.fence_ask(now_s), self.vms.names),
             api=in_force.config.advertised(),
-            unprotected=self._unprotected(now_s),
+            unprotected=self.said_of(Code.VM_UNPROTECTED, now_s),
+            stuck=self.said_of(Code.DRAIN_STUCK, now_s),
         )
 
-    def _unprotected(self, now_s: float) -> tuple[int, ...]:
-        """The VMs that run here without their leases, as the agent reports."""
+    def said_of(self, code: Code, now_s: float) -> tuple[int, ...]:
+        """The VMs of which the agent reports this reason."""
         report = self.agent.last
         if report is None or self.agent.silent_s(now_s) is not None:
             return ()
@@ -162,7 +163,7 @@ class ThisHost:
         return tuple(
             number
             for number, given in sorted(reasons.items())
-            if any(reason.code == Code.VM_UNPROTECTED for reason in given)
+            if any(reason.code == code for reason in given)
         )
 
     def is_unheard(self, now_s: float) -> bool:

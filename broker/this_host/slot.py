@@ -133,6 +133,7 @@ class OwnSlot:
             "intent": this_host.agent.intent_line(now_s),
             "differs": ",".join(status.differs),
             vm_lines.UNPROTECTED: ",".join(ranges(status.unprotected)),
+            vm_lines.STUCK: ",".join(ranges(status.stuck)),
             "host-shutdown": status.host_shutdown,
             "outside": slot_lines.outside_line(this_host.outside.seen, now_s),
             "way-out": slot_lines.way_out_line(this_host.outside.way_out_for_others(now_s)),

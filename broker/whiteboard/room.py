@@ -64,6 +64,7 @@ DECIDES = (
 #: Facts about this host that are only shown to people.
 SHOWN = (
     "unprotected",
+    "stuck",
     "host-shutdown",
     "beat",
     "previous-boot-id",

@@ -12,6 +12,8 @@ how they are read from another host, which may have written anything. Pure.
     unlike=2:DF                 VM 2 runs here with other disks (D) and other firmware (F) than its
                                 definition says; only shown to people
     unprotected=1,5             the engine and VM 5 run here without their leases; only shown
+    stuck=1,5                   the engine and VM 5 cannot be migrated, so that the drain of this
+                                host does not end; only shown
     disks-2=vda runs from /srv/db.s1   the sentence about it, for who decides after its host's death
     speaks=2                    the host knows several VMs, and all lines above are there
     reached=2:3/17/1.2/-        VM 2 on host 3, whose last_ran is 17, answered this host's question
@@ -71,7 +73,7 @@ from scoring.vm_facts import (
 #: The keys of the lines. The sentence of VM 5 stands under "vm-5".
 REGISTRY, MEMORY, CLAIMS, VMS, SPEAKS, SENTENCE = "registry", "mem", "claims", "vms", "speaks", "vm"
 FIT, DIFFER, REACHED, UNLIKE = "fit", "differ", "reached", "unlike"
-UNPROTECTED = "unprotected"
+UNPROTECTED, STUCK = "unprotected", "stuck"
 DISKS = "disks"
 #: A line of entries; longer ones go on in `vms-2`. The slot cuts a line at 1024 bytes.
 LINE_CHARS_MAX = 1000
@@ -396,9 +398,9 @@ def unlike_in(extra: Mapping[str, str]) -> dict[int, tuple[Differs, ...]]:
     return found
 
 
-def unprotected_in(extra: Mapping[str, str]) -> tuple[int, ...]:
-    """The VMs, the engine among them, that run on a host without their leases."""
-    return tuple(sorted({n for n in hosts_of(extra.get(UNPROTECTED, "")) if n <= VMS_MAX}))
+def numbers_in(extra: Mapping[str, str], key: str) -> tuple[int, ...]:
+    """The VMs, the engine among them, that a host names in this line: UNPROTECTED or STUCK."""
+    return tuple(sorted({n for n in hosts_of(extra.get(key, "")) if n <= VMS_MAX}))
 
 
 def reached_in(extra: Mapping[str, str], read_s: float | None) -> dict[int, OutsideView]:

@@ -221,7 +221,8 @@ class HostStatus(Struct, frozen=True):
     `vms`: how many VMs are up there; `total_mb`: its memory, `free_mb`: what no VM was promised,
     MiB. `engine_only`: there are further VMs, and it starts none of them, since it knows of none.
     `unprotected`: numbers of the VMs that run there without their leases. `registry`: the
-    generation of the registry that it knows; 0: it knows none."""
+    generation of the registry that it knows; 0: it knows none. `stuck`: numbers of the VMs that
+    cannot be migrated away from it, so that its drain does not end."""
 
     host_id: int
     hostname: str
@@ -264,6 +265,7 @@ class HostStatus(Struct, frozen=True):
     engine_only: bool = False
     unprotected: tuple[int, ...] = ()
     registry: int = 0
+    stuck: tuple[int, ...] = ()
 
 
 class EngineSummary(Struct, frozen=True):

@@ -72,13 +72,14 @@ def step(turn: HostTurn, current: Takeover, evidence: Evidence | None) -> Takeov
         return current if owner is None else forgotten(replace(current, fence_owner=owner))
     host = evidence.lease.owner
     known = {peer.host_id for peer in (*turn.live, *turn.uncertain)}
+    title = turn.title(host)
     if host in known:
-        turn.because(Code.FENCE_LEASE_ELSEWHERE, f"host {host} holds the fence lease, and lives")
+        turn.because(Code.FENCE_LEASE_ELSEWHERE, f"{title} holds the fence lease, and lives")
         return current
     if host not in observation.fence_devices:
         turn.because(
             Code.FENCE_LEASE_ELSEWHERE,
-            f"host {host} owns the fence lease and is silent; no fence device is configured for it",
+            f"{title} owns the fence lease and is silent; no fence device is configured for it",
         )
         return current
     fencer = current.fencer
@@ -86,7 +87,7 @@ def step(turn: HostTurn, current: Takeover, evidence: Evidence | None) -> Takeov
         fencer = Takeover(host, now_s)
     fencer = takeover.with_lease(fencer, evidence.lease)
     if fencer.freeing:
-        turn.because(Code.PROVEN_OFF, f"host {host} is proven off, freeing its id")
+        turn.because(Code.PROVEN_OFF, f"{title} is proven off, freeing its id")
     elif now_s >= fencer.not_before_s:
         conditions = may_free_fencer(fencer, evidence, observation.announced, now_s, rules)
         if all(condition.holds for condition in conditions):
@@ -110,7 +111,9 @@ def _free(
             fencer=True,
         )
     )
-    text = f"host {fencer.host_id}, which owns the fence lease, is proven off, freeing its id"
+    text = (
+        f"{turn.title(fencer.host_id)}, which owns the fence lease, is proven off, freeing its id"
+    )
     turn.because(Code.PROVEN_OFF, f"{text} ({values})")
     return replace(fencer, freeing=True, withdrawn="")
 
@@ -128,6 +131,6 @@ def _ask_power(turn: HostTurn, current: Takeover, fencer: Takeover) -> tuple[Tak
     if fencer.power is not None:
         found = f"its power reads {fencer.power.power}"
         found += "" if fencer.power.identity_proven else " from a device not proven to be its own"
-    text = f"host {host} owns the fence lease and is silent: {found}"
+    text = f"{turn.title(host)} owns the fence lease and is silent: {found}"
     turn.because(Code.FENCE_LEASE_ELSEWHERE, text)
     return current, fencer

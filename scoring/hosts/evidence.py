@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from scoring.hosts import fence_ask
 from scoring.hosts.fence_rate import fence_wait
 from scoring.hosts.state import Takeover
+from scoring.hosts.turn import title_of
 from scoring.observation import FenceAsk, FenceRecord, LeaseAnswer, PeerReport, Power
 from scoring.rules import Rules
 from scoring.storage_word import StorageWord
@@ -103,6 +104,10 @@ class Evidence:
     giving_up: StorageWord | None = None
     spec: VmSpec | None = None
     others_reached: tuple[int, ...] = ()
+
+    def title(self, host_id: int) -> str:
+        """The silent owner for people, with its name where its slot says it."""
+        return title_of(host_id, () if self.peer is None else (self.peer,))
 
     @property
     def ask_in_words(self) -> str:

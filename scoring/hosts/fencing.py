@@ -43,7 +43,7 @@ from scoring.observation import (
     PowerOnEnded,
 )
 from scoring.timing import Timing
-from scoring.vm_facts import ENGINE
+from scoring.vm_facts import ENGINE, called
 
 #: After so many readings in a row that prove nothing the next host has its turn.
 FRUITLESS = 3
@@ -268,12 +268,13 @@ def _owner_renews(turn: HostTurn, lease: LeaseAnswer) -> bool:
     peer = next((p for p in turn.observation.peers if p.host_id == lease.owner), None)
     if peer is None or not _seems_to_live(turn, lease):
         return False
+    vm = called(lease.vm, turn.observation.specs)
     # This reason replaces the takeover's own one, which is less sure: the takeover does not know
     # whether the renewal that it has seen is the last one of a dead host.
     turn.reasons = [reason for reason in turn.reasons if reason.code is not Code.OWNER_RENEWS]
     turn.because(
         Code.OWNER_RENEWS,
-        f"{name_of(peer)} is silent, but its sanlock renews its host id: the VM most likely runs "
+        f"{name_of(peer)} is silent, but its sanlock renews its host id: {vm} most likely runs "
         "there; look at ha-broker on that host",
     )
     return True
@@ -324,11 +325,12 @@ def _network_good_s(turn: HostTurn, but: int) -> float | None:
 def _countdown(turn: HostTurn, lease: LeaseAnswer, why: str) -> str:
     spec = next((each for each in turn.observation.specs if each.number == lease.vm), None)
     what = "the engine lease" if spec is None or spec.number == ENGINE else f"{spec.name}'s lease"
+    owner = "" if lease.owner is None else turn.title(lease.owner)
     if lease.dead_in_s is None:
-        return f"host {lease.owner} is silent and owns {what}; {why}"
+        return f"{owner} is silent and owns {what}; {why}"
     left_s = max(0.0, lease.dead_in_s - (turn.now_s - lease.asked_s))
     return (
-        f"host {lease.owner} is silent and owns {what}; {why}: "
+        f"{owner} is silent and owns {what}; {why}: "
         f"free in {left_s:.0f} s unless its host id is renewed"
     )
 

@@ -84,4 +84,4 @@ def _why_not_switch_on(turn: HostTurn, host: int) -> str:
     if turn.observation.global_maintenance is not False:
         return "global maintenance is set, or it is not known whether it is"
     back = [p for p in (*turn.live, *turn.uncertain) if p.host_id == host or host in p.hears]
-    return f"host {host} is back" if back else ""
+    return f"{turn.title(host)} is back" if back else ""

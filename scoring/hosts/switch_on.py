@@ -54,7 +54,7 @@ def again(turn: HostTurn) -> None:
             and turn.now_s - record.at_s < SWITCH_ON_WITHIN_S
             and turn.now_s - tried_s >= rules.timing.power_on_retry
         ):
-            text = f"host {target} was switched off, switching it on again"
+            text = f"{turn.title(target)} was switched off, switching it on again"
             # At the front: the last reason must be that of the state in which the beat ended.
             turn.reasons.insert(0, Reason(Code.POWER_ON_ORDERED, text))
             turn.actions.append(PowerOnHost(target))

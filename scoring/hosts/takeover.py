@@ -142,15 +142,11 @@ def step(
     takeover: Takeover, evidence: Evidence, now_s: float, rules: Rules
 ) -> tuple[Takeover, tuple[Action, ...], tuple[Reason, ...]]:
     """The next step for a silent owner that has a fence device."""
-    host = takeover.host_id
+    host, title = takeover.host_id, evidence.title(takeover.host_id)
     if takeover.freeing:
-        return (
-            takeover,
-            (),
-            (Reason(Code.PROVEN_OFF, f"host {host} is proven off, freeing its id"),),
-        )
+        return takeover, (), (Reason(Code.PROVEN_OFF, f"{title} is proven off, freeing its id"),)
     if takeover.switching_off:
-        return takeover, (), (Reason(Code.POWER_OFF_ORDERED, f"switching host {host} off"),)
+        return takeover, (), (Reason(Code.POWER_OFF_ORDERED, f"switching {title} off"),)
     if now_s < takeover.not_before_s:
         text = f"{takeover.problem}; next try in {takeover.not_before_s - now_s:.0f} s"
         return takeover, (), (Reason(Code.TAKEOVER_PAUSED, text),)
@@ -172,9 +168,9 @@ def step(
             actions.append(NoteFenceFailed(host, takeover.problem or "it still reads on"))
             takeover = replace(takeover, gave_up=True)
         actions.append(DropFenceLease())
-    reasons.insert(0, _power_reason(takeover))
+    reasons.insert(0, _power_reason(takeover, title))
     if evidence.ask is not None:
-        text = f"host {host} asks to be switched off: {evidence.ask_in_words}"
+        text = f"{title} asks to be switched off: {evidence.ask_in_words}"
         reasons.insert(0, Reason(Code.OWNER_ASKS, text))
     wants_fence = (
         bool(takeover.offs)
@@ -207,7 +203,7 @@ def _free(
         ordered=takeover.ordered_s is not None,
         evidence=values,
     )
-    text = f"host {takeover.host_id} is proven off, freeing its id ({values})"
+    text = f"{evidence.title(takeover.host_id)} is proven off, freeing its id ({values})"
     takeover = replace(takeover, freeing=True, withdrawn="")
     return takeover, (act,), (Reason(Code.PROVEN_OFF, text),)
 
@@ -217,18 +213,17 @@ def _power_off_is_due(
 ) -> tuple[PowerOffHost | None, list[Reason]]:
     """The order to switch the host off, if all its preconditions hold; else the reason why not."""
     host, timing = takeover.host_id, rules.timing
-    power = takeover.power
+    power, title = takeover.power, evidence.title(takeover.host_id)
     if power is None or power.power is not Power.ON or not power.identity_proven:
         return None, []
     if may_take_effect(takeover, now_s, timing):
-        return None, [
-            Reason(Code.POWER_OFF_ORDERED, f"host {host} was switched off, reads on still")
-        ]
+        text = f"{title} was switched off, reads on still"
+        return None, [Reason(Code.POWER_OFF_ORDERED, text)]
     if _pauses(takeover, now_s, timing):
         why = takeover.problem or "it took the order and reads on still"
         left_s = takeover.next_order_s - now_s
         text = (
-            f"host {host} is not off after {takeover.tries} order(s) ({why}); next order in "
+            f"{title} is not off after {takeover.tries} order(s) ({why}); next order in "
             f"{left_s:.0f} s, until then another host may try"
         )
         return None, [Reason(Code.TAKEOVER_PAUSED, text)]
@@ -251,7 +246,7 @@ def _power_off_is_due(
     why = "hangs with its power on" if evidence.ask is None else "asks for it"
     if evidence.word is not None:
         why = "has lost the storage and has given its VMs up"
-    text = f"host {host} {why}, switching it off ({evidence_text(conditions)})"
+    text = f"{title} {why}, switching it off ({evidence_text(conditions)})"
     return order, [Reason(Code.POWER_OFF_ORDERED, text)]
 
 
@@ -260,30 +255,30 @@ def _why_not_yet(
 ) -> Reason | None:
     """Why the host is not switched off now, by the first precondition that does not hold. None: it
     is one that this host's own next steps fulfil."""
-    host, detail = takeover.host_id, f"{missing.name} ({missing.value})"
+    title, detail = evidence.title(takeover.host_id), f"{missing.name} ({missing.value})"
     if evidence.ask is None and evidence.word is None:
         if evidence.answers:
-            text = f"host {host} answers on the network: its storage is in trouble, not the host"
+            text = f"{title} answers on the network: its storage is in trouble, not the host"
             return Reason(Code.OWNER_ANSWERS, f"{text}; its own sanlock ends its VM")
         if evidence.heard_by:
-            text = f"host {host} answers {', '.join(evidence.heard_by)} on the network"
+            text = f"{title} answers {', '.join(evidence.heard_by)} on the network"
             return Reason(Code.OWNER_ANSWERS, f"{text}: this host is deaf, it is not dead")
     if missing.name == "does-not-renew":
-        text = f"host {host} is silent, but its host id was renewed: {missing.value}"
+        text = f"{title} is silent, but its host id was renewed: {missing.value}"
         return Reason(Code.OWNER_RENEWS, text)
     if missing.name in ("not-too-often", "fence-log-readable"):
         wait_s = 0.0
         if evidence.fence_log is not None and evidence.peer is not None:
             wait_s, _ = fence_wait(evidence.fence_log, evidence.peer, now_s, rules)
         left = f", in {wait_s:.0f} s at the earliest" if wait_s > 0 else ""
-        text = f"host {host} is not switched off now: {missing.value}{left}"
+        text = f"{title} is not switched off now: {missing.value}{left}"
         return Reason(Code.FENCE_HELD_BACK, text)
     if missing.name in _WAITED_FOR:
-        text = f"host {host} is switched off when this has lasted long enough: {detail}"
+        text = f"{title} is switched off when this has lasted long enough: {detail}"
         return Reason(Code.FENCE_WAITING, text)
     if missing.name in _OWN_STEPS:
         return None
-    return Reason(Code.FENCE_FORBIDDEN, f"host {host} must not be switched off: {detail}")
+    return Reason(Code.FENCE_FORBIDDEN, f"{title} must not be switched off: {detail}")
 
 
 def _pauses(takeover: Takeover, now_s: float, timing: Timing) -> bool:
@@ -335,21 +330,21 @@ def may_ask(takeover: Takeover, now_s: float, timing: Timing, at_once: bool) -> 
     return now_s - takeover.power.over_s >= pause_s
 
 
-def _power_reason(takeover: Takeover) -> Reason:
-    """What the last power reading means, as a reason."""
-    host, answer = takeover.host_id, takeover.power
+def _power_reason(takeover: Takeover, title: str) -> Reason:
+    """What the last power reading means, as a reason. `title`: the host for people."""
+    answer = takeover.power
     if answer is None:
-        return Reason(Code.POWER_ASKED, f"asking the fence device of host {host} for its power")
+        return Reason(Code.POWER_ASKED, f"asking the fence device of {title} for its power")
     if answer.power is Power.UNKNOWN:
         return Reason(
-            Code.POWER_UNKNOWN, f"the fence device of host {host} gives no answer: {answer.detail}"
+            Code.POWER_UNKNOWN, f"the fence device of {title} gives no answer: {answer.detail}"
         )
     if not answer.identity_proven:
         return Reason(
             Code.POWER_UNKNOWN,
-            f"the fence device of host {host} is not proven to be its own: {answer.detail}",
+            f"the fence device of {title} is not proven to be its own: {answer.detail}",
         )
     if answer.power is Power.ON:
-        return Reason(Code.POWER_ON, f"the power of host {host} reads on: its death is not proven")
+        return Reason(Code.POWER_ON, f"the power of {title} reads on: its death is not proven")
     why = f" ({takeover.problem})" if takeover.problem else ""
-    return Reason(Code.POWER_OFF_ONCE, f"host {host} reads off, reading once more{why}")
+    return Reason(Code.POWER_OFF_ONCE, f"{title} reads off, reading once more{why}")

@@ -8,6 +8,7 @@ enter the next one. The turn of each VM (scoring/vm/turn.py) contains it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from scoring.decision import Action, Code, Reason
@@ -46,6 +47,10 @@ class HostTurn:
     def because(self, code: Code, text: str) -> None:
         self.reasons.append(Reason(code, text))
 
+    def title(self, host_id: int) -> str:
+        """A host for people, with its name where its slot says it, however old that is."""
+        return title_of(host_id, self.observation.peers)
+
     def is_given_up(self, peer: PeerReport, report: EngineStatus) -> bool:
         """Whether a VM is no longer counted upon where a host says that it is up."""
         return peer is self.asking and not is_well(report)
@@ -75,3 +80,9 @@ class HostTurn:
 def name_of(peer: PeerReport) -> str:
     """A host for people."""
     return f"{peer.hostname or 'host'} (id {peer.host_id})"
+
+
+def title_of(host_id: int, peers: Iterable[PeerReport]) -> str:
+    """A host for people, by its id: with its name where one of `peers` is that host and has one."""
+    peer = next((each for each in peers if each.host_id == host_id), None)
+    return f"host {host_id}" if peer is None or not peer.hostname else name_of(peer)

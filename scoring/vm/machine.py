@@ -365,7 +365,7 @@ def _engine_unexpectedly_down(turn: VmTurn) -> StateName:
 def _engine_migrating_away(turn: VmTurn) -> StateName:
     if (outcome := turn.take(VmMigrationEnded)) is not None:
         if outcome.ok:
-            turn.because(Code.MIGRATED, f"the VM runs on host {outcome.target} now")
+            turn.because(Code.MIGRATED, f"the VM runs on {turn.host.title(outcome.target)} now")
             return _S.ENGINE_DOWN
         turn.because(Code.MIGRATION_FAILED, f"the migration failed: {outcome.detail}")
         return _S.REINITIALIZE_FSM

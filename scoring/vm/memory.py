@@ -37,7 +37,7 @@ def take_in(turn: VmTurn) -> None:
     if state.retries and now_s - state.last_failure_s >= turn.rules.timing.retry_expiry:
         state = replace(state, retries=0, last_failure="")
     for outcome in turn.ended:
-        state = orders.with_outcome(_with_outcome(state, outcome, now_s), outcome)
+        state = orders.with_outcome(turn, _with_outcome(state, outcome, now_s), outcome)
     up = turn.vm_up_here or turn.up_elsewhere() is not None
     missing_since_s = state.missing_since_s
     if up or observation.storage_good_since_s is None:

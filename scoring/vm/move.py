@@ -166,9 +166,8 @@ def failures(turn: VmTurn, hosts: Iterable[int]) -> str:
     for problem in known.values():
         if problem.everywhere:
             return f": to any host: {problem.why}"
-    names = {peer.host_id: name_of(peer) for peer in turn.observation.peers}
     failed = [host for host in hosts if host in known]
-    return _listed([f"{names.get(host, f'host {host}')}: {known[host].why}" for host in failed])
+    return _listed([f"{turn.host.title(host)}: {known[host].why}" for host in failed])
 
 
 def why_not(turn: VmTurn, target: int) -> str:
@@ -237,11 +236,12 @@ def _say_failed(turn: VmTurn, candidates: list[placement.Candidate], left_s: flo
     if not (turn.observation.local.maintenance and _is_stuck(turn, candidates)):
         turn.because(Code.MOVE_DWELL, f"the last migration failed, next try in {left_s:.0f} s{why}")
         return
+    of_it = "" if turn.number == ENGINE else f" {turn.called}"
     turn.because(
         Code.DRAIN_STUCK,
         "local maintenance: the VM runs on here, for it cannot be migrated, next try in "
-        f"{left_s:.0f} s (at once: ha-agent migrate; without migration, with an outage: ha-agent "
-        f"maintenance local --restart, then {candidates[0].title} can start it){why}",
+        f"{left_s:.0f} s (at once: ha-agent migrate{of_it}; without migration, with an outage: "
+        f"ha-agent maintenance local --restart, then {candidates[0].title} can start it){why}",
     )
 
 

@@ -64,10 +64,10 @@ def take(turn: VmTurn) -> None:
     if order is not None and order.vm != turn.number:
         order = None
     if order is not None and order.number > max((a.number for a in state.answers), default=0):
-        turn.state = _with_answer(state, OrderAnswer(order.number, None, "under way"))
+        turn.state = _with_answer(turn, state, OrderAnswer(order.number, None, "under way"))
         refused = _begin(turn, order)
         if refused:
-            turn.state = _with_answer(turn.state, OrderAnswer(order.number, False, refused))
+            turn.state = _with_answer(turn, turn.state, OrderAnswer(order.number, False, refused))
         elif order.kind is OrderKind.CANCEL:
             turn.state = replace(turn.state, cancelling=order.number)
         else:
@@ -76,42 +76,47 @@ def take(turn: VmTurn) -> None:
         is_start = state.order.kind is OrderKind.START
         refused = _start(turn, state.order) if is_start else _migrate(turn, state.order)
         if refused:
-            turn.state = _answered(turn.state, False, refused)
+            turn.state = _answered(turn, turn.state, False, refused)
 
 
-def with_outcome(state: VmState, outcome: Outcome) -> VmState:
-    """The memory with an answer to the order that this outcome ends, if it ends one."""
+def with_outcome(turn: VmTurn, state: VmState, outcome: Outcome) -> VmState:
+    """The memory `state` with an answer to the order that this outcome ends, if it ends one."""
     if isinstance(outcome, MigrationCancelled):
         if state.cancelling is None:
             return state
         text = "the migration is cancelled" if outcome.ok else outcome.detail
         answer = OrderAnswer(state.cancelling, outcome.ok, text)
-        return replace(_with_answer(state, answer), cancelling=None)
+        return replace(_with_answer(turn, state, answer), cancelling=None)
     if state.order is None:
         return state
     match state.order.kind, outcome:
         case OrderKind.START, VmStartEnded(result=result, detail=detail):
             done = result is StartResult.STARTED
-            return _answered(state, done, "the VM runs here under its lease" if done else detail)
+            text = "the VM runs here under its lease" if done else detail
+            return _answered(turn, state, done, text)
         case OrderKind.MIGRATE, VmMigrationEnded(target=target, ok=ok, detail=detail):
-            return _answered(state, ok, f"the VM runs on host {target} now" if ok else detail)
+            text = f"the VM runs on {turn.host.title(target)} now" if ok else detail
+            return _answered(turn, state, ok, text)
         case OrderKind.SHUTDOWN, VmStopEnded(ok=ok, detail=detail):
-            return _answered(state, ok, "the guest was asked to shut down" if ok else detail)
+            text = "the guest of the VM was asked to shut down" if ok else detail
+            return _answered(turn, state, ok, text)
         case OrderKind.POWER_OFF, VmStopEnded(ok=ok, detail=detail):
-            return _answered(state, ok, "the VM's process is gone" if ok else detail)
+            text = "the VM's process is gone" if ok else detail
+            return _answered(turn, state, ok, text)
         case _:
             return state
 
 
-def _answered(state: VmState, ok: bool, text: str) -> VmState:
+def _answered(turn: VmTurn, state: VmState, ok: bool, text: str) -> VmState:
     assert state.order is not None
     answer = OrderAnswer(state.order.number, ok, text)
-    return replace(_with_answer(state, answer), order=None)
+    return replace(_with_answer(turn, state, answer), order=None)
 
 
-def _with_answer(state: VmState, answer: OrderAnswer) -> VmState:
-    """The memory with this answer instead of an earlier one to the same order. Orders that are
-    under way keep their answer; of the others the oldest are dropped."""
+def _with_answer(turn: VmTurn, state: VmState, answer: OrderAnswer) -> VmState:
+    """The memory with this answer, which names the VM, instead of an earlier one to the same order.
+    Orders that are under way keep their answer; of the others the oldest are dropped."""
+    answer = replace(answer, text=turn.named(answer.text))
     others = [a for a in state.answers if a.number != answer.number]
     kept = sorted([*others, answer], key=lambda a: (a.ok is None, a.number))[-ANSWERS_MAX:]
     return replace(state, answers=tuple(sorted(kept, key=lambda a: a.number)))
@@ -204,7 +209,7 @@ def _stop(turn: VmTurn, kind: OrderKind) -> str:
 
 
 def _start(turn: VmTurn, order: Order) -> str:
-    observation, state = turn.observation, turn.state
+    state = turn.state
     if turn.number != ENGINE:
         return "say it to the cluster, which finds its host: ha-agent vm start NAME"
     refused = _no_start(turn) or _busy(turn)
@@ -224,7 +229,7 @@ def _start(turn: VmTurn, order: Order) -> str:
             turn.state = replace(state, asking_lease=True)
         return ""
     turn.state = state = replace(state, order_since_s=None)
-    refused = _owned(lease, turn.lease_name, observation.local.host_id)
+    refused = _owned(turn, lease)
     if refused:
         return refused
     turn.act(StartVm())
@@ -266,13 +271,14 @@ def _no_start(turn: VmTurn) -> str:
     return ""
 
 
-def _owned(lease: LeaseAnswer, name: str, own_id: int) -> str:
+def _owned(turn: VmTurn, lease: LeaseAnswer) -> str:
     """Why the lease cannot be taken now; empty: it can."""
+    name = turn.lease_name
     if not lease.known:
         return f"who owns {name} is not known: {lease.detail}"
-    if not lease.keeps_out(own_id):
+    if lease.owner is None or not lease.keeps_out(turn.observation.local.host_id):
         return ""
-    text = f"host {lease.owner} owns {name} and is not known to be dead"
+    text = f"{turn.host.title(lease.owner)} owns {name} and is not known to be dead"
     if lease.dead_in_s is None:
         return text
     return f"{text}; sanlock frees it in {lease.dead_in_s:.0f} s at the latest if it is"

@@ -209,7 +209,7 @@ def lease_allows(turn: VmTurn) -> bool:
         turn.state = state = replace(state, asking_lease=True)
     if takeover is not None and _is_freed(turn, takeover):
         turn.keeps_waiting = True
-        turn.because(Code.HOST_ID_FREED, f"the id of host {takeover.host_id} is freed")
+        turn.because(Code.HOST_ID_FREED, f"the id of {turn.host.title(takeover.host_id)} is freed")
         return True
     if lease is None or (
         state.missing_since_s is not None and lease.asked_s < state.missing_since_s
@@ -251,9 +251,9 @@ def lease_allows(turn: VmTurn) -> bool:
         turn.because(Code.LEASE_FREE, f"{turn.lease_name} is this host's own")
         return True
     if lease.owner_is_gone:
+        owner = turn.host.title(lease.owner)
         turn.because(
-            Code.LEASE_OWNER_GONE,
-            f"host {lease.owner} took {turn.lease_name}, but is {_why_gone(lease)}",
+            Code.LEASE_OWNER_GONE, f"{owner} took {turn.lease_name}, but is {_why_gone(lease)}"
         )
         return True
     return _waits_for_owner(turn, lease)
@@ -299,9 +299,8 @@ def _waits_for_owner(turn: VmTurn, lease: LeaseAnswer) -> bool:
     assert lease.owner is not None
     ahead = _ahead(turn) if turn.number == ENGINE else _fencers_ahead(turn, lease.owner)
     if _waited_s(turn, ahead) < len(ahead) * turn.rules.timing.takeover_follow:
-        turn.because(
-            Code.TAKEOVER_TURN, f"{len(ahead)} host(s) may take over from host {lease.owner} first"
-        )
+        title = turn.host.title(lease.owner)
+        turn.because(Code.TAKEOVER_TURN, f"{len(ahead)} host(s) may take over from {title} first")
         return False
     turn.waits_for = lease
     return False

@@ -29,7 +29,17 @@ from scoring.vm import placement, seen
 from scoring.vm.score import Score, VmSamples, score
 from scoring.vm.several import Several
 from scoring.vm.state import StateName, VmState
-from scoring.vm_facts import ENGINE, Obstacle, PeerVm, Unfit, VmHere, VmSpec, VmStatus
+from scoring.vm_facts import (
+    ENGINE,
+    THE_VM,
+    Obstacle,
+    PeerVm,
+    Unfit,
+    VmHere,
+    VmSpec,
+    VmStatus,
+    called,
+)
 
 _Ended = TypeVar("_Ended", VmStartEnded, VmStopEnded, VmMigrationEnded)
 
@@ -135,10 +145,20 @@ class VmTurn:
 
     @property
     def lease_name(self) -> str:
-        return "the engine lease" if self.number == ENGINE else "its lease"
+        return "the engine lease" if self.number == ENGINE else f"{self.called}'s lease"
+
+    @property
+    def called(self) -> str:
+        """The VM in a sentence."""
+        return called(self.number, self.observation.specs)
+
+    def named(self, text: str) -> str:
+        """A sentence about this VM, which calls it "the VM", with its name where there are several.
+        Each sentence of a VM goes through here, so that none has to care."""
+        return text if (name := self.called) == THE_VM else text.replace(THE_VM, name)
 
     def reason(self, code: Code, text: str) -> Reason:
-        return Reason(code, text, self.number)
+        return Reason(code, self.named(text), self.number)
 
     def because(self, code: Code, text: str) -> None:
         self.reasons.append(self.reason(code, text))

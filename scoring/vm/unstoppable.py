@@ -19,7 +19,7 @@ from scoring.decision import Code
 from scoring.hosts.fence_ask import reached_by
 from scoring.vm.state import StateName
 from scoring.vm.turn import VmTurn
-from scoring.vm_facts import DETAIL_PAUSED, ENGINE, Health, VmHere, VmStatus, Want, is_well
+from scoring.vm_facts import DETAIL_PAUSED, Health, VmHere, VmStatus, Want, called, is_well
 
 #: The pause before ending the VM's process is tried again.
 STOP_RETRY_S = 15.0
@@ -54,7 +54,7 @@ def leaves_for(turn: VmTurn) -> str:
         return ""
     since_s = several.unstopped_since_s
     sick = (n for n in sorted(since_s) if turn.now_s - since_s[n] >= patience_s)
-    return next((_called(turn, n) for n in sick if n != turn.number), "")
+    return next((called(n, turn.observation.specs) for n in sick if n != turn.number), "")
 
 
 def ask(turn: VmTurn) -> None:
@@ -68,7 +68,7 @@ def ask(turn: VmTurn) -> None:
     if well:
         turn.state = replace(turn.state, asks_off=False)
         text = (
-            f"{_called(turn, turn.number)} is sick, and ending its process has failed for "
+            f"{turn.called} is sick, and ending its process has failed for "
             f"{turn.now_s - since_s:.0f} s; "
             f"{', '.join(well)} must leave this host before it may be switched off"
         )
@@ -76,7 +76,7 @@ def ask(turn: VmTurn) -> None:
         return
     turn.state = replace(turn.state, asks_off=True)
     text = (
-        f"{_called(turn, turn.number)} is sick, and ending its process has failed for "
+        f"{turn.called} is sick, and ending its process has failed for "
         f"{turn.now_s - since_s:.0f} s: the other hosts are asked to switch this host off"
     )
     # At the front: the last reason must be that of the state in which the beat ended.
@@ -86,7 +86,7 @@ def ask(turn: VmTurn) -> None:
 def _well_here(turn: VmTurn) -> list[str]:
     """The names of the other protected VMs that are not known to be sick here."""
     return [
-        _called(turn, vm.number)
+        called(vm.number, turn.observation.specs)
         for vm in turn.observation.local.vms
         if vm.number != turn.number and (is_well(vm.report) or _may_be_well(turn, vm))
     ]
@@ -99,14 +99,6 @@ def _may_be_well(turn: VmTurn, vm: VmHere) -> bool:
         return False
     own_id = turn.observation.local.host_id
     return not vm.healthy_before or bool(reached_by(turn.host, own_id, vm.last_ran, vm.number))
-
-
-def _called(turn: VmTurn, number: int) -> str:
-    """The name of a VM in a sentence."""
-    if number == ENGINE:
-        return "the engine" if turn.observation.specs else "the VM"
-    names = {spec.number: spec.name for spec in turn.observation.specs}
-    return names.get(number, f"VM {number}")
 
 
 def _has_to_ask(turn: VmTurn, since_s: float) -> bool:

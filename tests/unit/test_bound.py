@@ -133,8 +133,8 @@ def test_what_one_host_proved_and_measured_the_others_show(tmp_path: Path) -> No
             assert status.bound.total_s == pytest.approx(3.5 + 1.7 + 0.7 + 7.3)
             text = as_text(status)
             assert "if host1 dies now, the VM answers in about 13 s" in text
-            assert "FENCE PATH of host 3 by host 2: last proven never: wrong password" in text
-            assert "FENCE PATH of host 1" not in text
+            assert "FENCE PATH of host 3 by host2 (id 2): last proven never: wrong password" in text
+            assert "FENCE PATH of host1" not in text
 
     asyncio.run(run())
 

@@ -167,7 +167,7 @@ def test_a_vm_that_is_on_its_way_here_is_waited_for(tmp_path: Path) -> None:
             await source.beat(now_s)
             await broker.beat(now_s)
         said = broker.asked.host_shuts_down(5.0)
-        assert (said.state, said.text) == ("going", "host2 is migrating the VM to this host")
+        assert (said.state, said.text) == ("going", "host2 is migrating a VM to this host")
         assert not broker.lockspace.stay_out
         tell(source, "EngineDown", 6.0)
         await source.beat(6.0)

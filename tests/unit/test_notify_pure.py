@@ -321,7 +321,7 @@ def test_a_host_that_could_not_start_the_vm_is_told_when_it_begins_and_ends(
     detector.can_start("")
     assert ears.kinds() == [Kind.CANNOT_START, Kind.CAN_START]
     assert ears[0].facts == {"problem": "no bridge"}
-    assert ears[0].detail.endswith("could not start the VM, its score is 0: no bridge")
+    assert ears[0].detail.endswith("could not start the engine, its score is 0: no bridge")
 
 
 @pytest.mark.parametrize("step", sorted(set(FenceStep) - {FenceStep.FREEING}))
@@ -474,7 +474,7 @@ def test_half_of_the_lease_budget(detector: EventDetector, ears: Ears) -> None:
         detector.budget(left_s, 80.0)
     assert ears.kinds() == [Kind.LEASE_BUDGET_LOW, Kind.LEASE_BUDGET_GOOD]
     assert ears[0].facts == {"left_s": 39.0, "of_s": 80.0}
-    assert "ends the VM here" in ears[0].detail
+    assert "ends the VMs here" in ears[0].detail
     detector.budget(20.0, 80.0, runs_vms=False)
     assert "gives this host's id up" in ears[2].detail
 

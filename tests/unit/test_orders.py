@@ -153,7 +153,7 @@ def ended(kind: OrderKind, outcome: Outcome, name: StateName = S.ENGINE_UP) -> D
 @pytest.mark.parametrize(
     ("kind", "outcome", "ok", "text"),
     [
-        (OrderKind.MIGRATE, VmMigrationEnded(2, True), True, "on host 2"),
+        (OrderKind.MIGRATE, VmMigrationEnded(2, True), True, "on host2 (id 2)"),
         (OrderKind.MIGRATE, VmMigrationEnded(2, False, "no way"), False, "no way"),
         (OrderKind.START, VmStartEnded(StartResult.STARTED), True, "under its lease"),
         (OrderKind.START, VmStartEnded(StartResult.FAILED, "no disk"), False, "no disk"),
@@ -185,7 +185,7 @@ def test_an_order_is_remembered_until_its_action_ends() -> None:
     assert life.beat().state.engine.moving_to == 2
     life.here = local()
     done = life.beat(VmMigrationEnded(2, True))
-    assert answer(done) == (True, "the VM runs on host 2 now")
+    assert answer(done) == (True, "the VM runs on host2 (id 2) now")
     assert done.state.engine.moving_to is None and done.state.engine.order is None
 
 
@@ -360,7 +360,7 @@ def test_a_lease_that_can_be_had_is_taken(lease: LeaseAnswer) -> None:
 @pytest.mark.parametrize(
     ("lease", "why"),
     [
-        (lease_of(2), "host 2 owns the engine lease"),
+        (lease_of(2), "host2 (id 2) owns the engine lease"),
         (lease_of(2, dead_in_s=None), "not known to be dead"),
         (lease_of(2, standing=Standing.FAIL), "in 140 s"),
         (replace(free_lease(), known=False, detail="no answer"), "no answer"),

@@ -265,7 +265,7 @@ def on_host1(
 def test_maintenance_of_another_host_is_set_and_ended_from_here(tmp_path: Path) -> None:
     async def test(two: Broker, typed: Callable[..., Awaitable[tuple[int, str, str]]]) -> None:
         code, said, _ = await typed("maintenance", "local", "--host", "host2", "--for", "1h")
-        assert code == 0 and "host2 does not start the VM and is being drained" in said
+        assert code == 0 and "host2 starts no VM and is being drained" in said
         assert "or with: ha-agent maintenance none --host host2" in said
         mode = two.modes.local_countdown.mode
         assert mode is not None and mode.owner.endswith("@host1")

@@ -67,13 +67,15 @@ async def live(cluster: VmCluster) -> None:
         await asyncio.sleep(0.3)
 
 
-async def answered(broker: Broker, typed: Awaitable[tuple[int, str, str]]) -> tuple[Order, str]:
-    """Type it, and let that host's agent answer; the order, and what was said."""
+async def answered(
+    broker: Broker, typed: Awaitable[tuple[int, str, str]], text: str = "so it is"
+) -> tuple[Order, str]:
+    """Type it, and let that host's agent answer `text`; the order, and what was said."""
 
     async def agent() -> Order:
         while (order := broker.orders.pending(asyncio.get_running_loop().time())) is None:
             await asyncio.sleep(0.01)
-        broker.orders.answered([OrderAnswer(order.number, True, "so it is")])
+        broker.orders.answered([OrderAnswer(order.number, True, text)])
         return order
 
     taken = asyncio.create_task(agent())
@@ -87,9 +89,13 @@ async def answered(broker: Broker, typed: Awaitable[tuple[int, str, str]]) -> tu
 def test_an_order_with_a_name_goes_to_the_host_that_has_the_vm(tmp_path: Path) -> None:
     async def test(cluster: VmCluster, typed: Typed) -> None:
         here, there = cluster.brokers[1], cluster.brokers[2]
-        order, said = await answered(here, typed("migrate", "web", "--to", "host2"))
+        text = "web runs on host2 (id 2) now"
+        order, said = await answered(here, typed("migrate", "web", "--to", "host2"), text)
         assert (order.kind, order.target, order.vm) == (OrderKind.MIGRATE, 2, WEB)
-        assert said == "web runs on host2 now\n"
+        assert said == f"{text}\n"
+        earlier = "the VM runs on host 2 now"
+        order, said = await answered(here, typed("migrate", "web"), earlier)
+        assert (order.target, said) == (None, "web runs on host 2 now\n")
         order, said = await answered(there, typed("vm", "shutdown", "db", "--yes"))
         assert said == "db: so it is\n"
         assert (order.kind, order.target, order.vm) == (OrderKind.SHUTDOWN, None, DB)
@@ -102,7 +108,10 @@ def test_an_order_with_a_name_goes_to_the_host_that_has_the_vm(tmp_path: Path) -
 def test_without_a_name_it_is_the_engine_on_this_host(tmp_path: Path) -> None:
     async def test(cluster: VmCluster, typed: Typed) -> None:
         for words in (("vm", "poweroff", "--yes"), ("vm", "poweroff", "engine", "--yes")):
-            order, _ = await answered(cluster.brokers[1], typed(*words))
+            order, said = await answered(
+                cluster.brokers[1], typed(*words), "the VM's process is gone"
+            )
+            assert said == "the engine's process is gone\n"
             assert (order.kind, order.vm) == (OrderKind.POWER_OFF, 1)
 
     on_host1(tmp_path, test)
