@@ -75,12 +75,14 @@ def vm(
         return _console(config)
     kind = OrderKind(what)
     if name is not None and (one := _named(config, name)).number != ENGINE:
-        _warn(_status(config), yes, f", or have it stay down: ha-agent vm stop {one.name}")
+        _warn(
+            _status(config), yes, one.name, f", or have it stay down: ha-agent vm stop {one.name}"
+        )
         return _give_about(config, one, kind, None, as_json, host)
     other = other_host(config, host)
     status = _status(config)
     if kind is not OrderKind.START:
-        _warn(status, yes)
+        _warn(status, yes, _engine(status) or THE_VM)
     return _give(config, NewOrder(kind), as_json, other, _engine(status))
 
 
@@ -139,12 +141,12 @@ def _words(text: str, name: str) -> str:
     return text if name in text else f"{name}: {text}"
 
 
-def _warn(status: Status, yes: bool, instead: str = "") -> None:
+def _warn(status: Status, yes: bool, name: str, instead: str = "") -> None:
     """Warn that the cluster restarts a VM that was stopped by hand, unless maintenance is set."""
     if status.global_maintenance or yes:
         return
     text = (
-        f"without global maintenance the cluster starts {_engine(status) or THE_VM} again, here or"
+        f"without global maintenance the cluster starts {name} again, here or"
         " elsewhere; "
         f"set it first (ha-agent maintenance global){instead}"
     )

@@ -4,6 +4,7 @@ table. With one VM alone none of it is shown. Its imports are cheap."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def of_engine(status: Status, line: str) -> str:
     """A line about VM 1, which calls it "the VM", with its name where there are several."""
     if not has_several(status):
         return line
-    return line.replace("the VM ", "the engine ").replace("The VM ", "The engine ")
+    return re.sub(r"\b([Tt]he) VM\b", r"\1 engine", line)
 
 
 def first_line(status: Status) -> str:

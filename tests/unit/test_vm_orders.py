@@ -121,6 +121,7 @@ def test_an_order_that_cannot_be_given_says_why(tmp_path: Path) -> None:
     async def test(cluster: VmCluster, typed: Typed) -> None:
         code, _, problem = await typed("vm", "shutdown", "web")
         assert code == ExitCode.REFUSED
+        assert "the cluster starts web again" in problem
         assert "have it stay down: ha-agent vm stop web" in problem
         code, _, problem = await typed("migrate", "nobody")
         assert code == ExitCode.USAGE and "there are: engine, db, web" in problem
