@@ -27,8 +27,10 @@ from agent.doctor.seen_elsewhere import visible
 from agent.fence.storage import CephClients
 from agent.fence.storage_program import StorageFenceError
 from agent.storage.held import logical_volume
+from agent.storage.identity import KINDS, check_volumes
 from agent.storage.made import LOCAL
 from agent.storage.room import sector_of
+from agent.terminal.errors import CommandError
 from broker.config.sections import Config
 from broker.daemon.regular_file import read_text
 from broker.vm.domain_facts import parse
@@ -74,6 +76,12 @@ _ODD = ("soft", "softerr", "nolock")
 
 def storage(config: Config, seconds: float) -> Found:
     """All findings on what whiteboard, lease volume and VM disks lie on."""
+    if others := _not_ours(config):
+        # Nothing is measured there: that writes a scratch file beside the volume.
+        yield from others
+        return
+    if config.cluster.id:
+        yield "ok", check_volumes(config), ""
     places = {"whiteboard": config.storage.whiteboard, "leases": config.storage.leases}
     for name, path in places.items():
         mount = _mount(path)
@@ -83,6 +91,18 @@ def storage(config: Config, seconds: float) -> Found:
             yield from _evictions(config)
     yield from visible(config, seconds)
     yield from _disks(config)
+
+
+def _not_ours(config: Config) -> list[tuple[str, str, str]]:
+    """A finding for each volume that is not the one that the configuration names."""
+    found = []
+    for kind in KINDS:
+        try:
+            check_volumes(config, kind)
+        except CommandError as error:
+            fix = "ha-agent storage show, here and on another host"
+            found.append(("fail", f"{kind.value}: {error}", fix))
+    return found
 
 
 def _mount(path: str) -> Mount | None:

@@ -74,14 +74,17 @@ class ScsiReservations:
         return tuple(found)
 
     def cut(self, host: int, name: str, found: Sequence[str], deadline_s: float) -> None:
-        """Take its key away on each of them. StorageFenceError where it is still there."""
+        """Take its key away on each of them. StorageFenceError where it is still there, or the own
+        key is gone."""
         own, dead = (key_of(self._cluster_id, each) for each in (self._own, host))
         for device in found:
             words = [f"--param-rk={own:#x}", f"--param-sark={dead:#x}", _TYPE]
             problem = _out("--preempt", words, device, deadline_s)
             keys = read_keys(device, deadline_s)
-            if dead in keys or own not in keys:
+            if dead in keys:
                 raise StorageFenceError(f"{device}: the key of host {host} is still there{problem}")
+            if own not in keys:
+                raise StorageFenceError(f"{device}: the key of this host is gone; {REGISTER}")
 
     def register(self, deadline_s: float) -> tuple[str, ...]:
         """Register this host's key with each device, and reserve what nobody has; what was done,
@@ -103,7 +106,7 @@ class ScsiReservations:
 
 def read_keys(device: str, deadline_s: float) -> frozenset[int]:
     """The keys that are registered with a device. StorageFenceError."""
-    text = run([PROGRAM, "--in", "--read-keys", device], deadline_s)
+    text = _in("--read-keys", device, deadline_s)
     keys = [int(key, 16) for key in _KEY.findall(text)]
     said = _FOLLOW.search(text)
     if (said is None and _NO_KEYS not in text) or len(keys) != int(said[1] if said else 0):
@@ -114,7 +117,7 @@ def read_keys(device: str, deadline_s: float) -> frozenset[int]:
 def is_reserved(device: str, deadline_s: float) -> bool:
     """Whether a device takes writes of registered hosts alone. StorageFenceError where it is
     reserved in another way, or what is said cannot be read."""
-    text = run([PROGRAM, "--in", "--read-reservation", device], deadline_s)
+    text = _in("--read-reservation", device, deadline_s)
     if _FREE in text:
         return False
     held = _HELD.search(text)
@@ -126,6 +129,14 @@ def is_reserved(device: str, deadline_s: float) -> bool:
             " cluster, which reserves for all registrants"
         )
     return True
+
+
+def _in(question: str, device: str, deadline_s: float) -> str:
+    """What the command says of a device. StorageFenceError, which names it."""
+    try:
+        return run([PROGRAM, "--in", question, device], deadline_s)
+    except StorageFenceError as error:
+        raise StorageFenceError(f"{device}: {error}") from None
 
 
 def _out(action: str, words: Sequence[str], device: str, deadline_s: float) -> str:

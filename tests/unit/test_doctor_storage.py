@@ -251,6 +251,20 @@ def test_a_command_knows_when_its_process_began() -> None:
     assert child == "True"
 
 
+def test_a_volume_that_is_not_the_clusters_is_not_fit(site: Path) -> None:
+    """A device whose header was gone was called fit, and another cluster's too."""
+    ids = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(3)]
+    text = site.read_text().replace(
+        "[storage]\n", f'[storage]\nwhiteboard-id = "{ids[1]}"\nleases-id = "{ids[2]}"\n', 1
+    )
+    site.write_text(f'{text}[cluster]\nid = "{ids[0]}"\n')
+    before = sorted(site.parent.iterdir())
+    found = findings(site, "--storage", "--for", "0.1")
+    assert [each["verdict"] for each in found] == ["fail", "fail"]
+    assert all("of cluster 00000000" in each["text"] for each in found), found
+    assert sorted(site.parent.iterdir()) == before
+
+
 def test_the_storage_is_measured_in_a_scratch_file_that_is_removed(site: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in site.parent.iterdir() if path.is_file()}
     found = findings(site, "--storage", "--for", "0.5")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,16 @@ def test_a_list_that_cannot_be_read_is_no_empty_one(target: Path, text: str) -> 
         read_keys("/dev/vm1", soon_s())
 
 
+@pytest.mark.parametrize("ask", [read_keys, is_reserved])
+def test_a_device_that_does_not_answer_is_named(
+    target: Path, ask: Callable[[str, float], object]
+) -> None:
+    for name in ("keys", "held"):
+        (target / name).unlink()
+    with pytest.raises(StorageFenceError, match=r"^/dev/vm1: sg_persist ended with 1: "):
+        ask("/dev/vm1", soon_s())
+
+
 @pytest.mark.parametrize(
     ("text", "says"), [(OTHER, "'Exclusive Access': not by this cluster"), ("", "cannot be read")]
 )
@@ -109,19 +120,22 @@ def test_it_finds_where_the_dead_host_has_its_key(target: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rc", "after", "is_cut"),
-    [(0, ONE_KEY, True), (5, ONE_KEY, True), (0, TWO_KEYS, False), (5, NO_KEYS, False)],
+    ("rc", "after", "said"),
+    [
+        (0, ONE_KEY, ""),
+        (5, ONE_KEY, ""),
+        (0, TWO_KEYS, "the key of host 1 is still there"),
+        (5, NO_KEYS, "the key of this host is gone"),
+    ],
 )
-def test_cut_is_what_the_keys_say_afterwards(
-    target: Path, rc: int, after: str, is_cut: bool
-) -> None:
+def test_cut_is_what_the_keys_say_afterwards(target: Path, rc: int, after: str, said: str) -> None:
     """sg_persist has failed where it had done its work, and returned 0 where nothing changed."""
     (target / "rc").write_text(str(rc))
     (target / "after-keys").write_text(after)
-    if is_cut:
+    if not said:
         fence().cut(1, "host1", ["/dev/vm1"], soon_s())
     else:
-        with pytest.raises(StorageFenceError, match="the key of host 1 is still there"):
+        with pytest.raises(StorageFenceError, match=said):
             fence().cut(1, "host1", ["/dev/vm1"], soon_s())
     assert (target / "calls").read_text() == (
         f"--out --preempt --param-rk={TWO:#x} --param-sark={ONE:#x} --prout-type=5 /dev/vm1\n"
