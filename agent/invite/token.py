@@ -64,7 +64,7 @@ def read(text: str) -> Token:
     """The token that a text is; NoToken."""
     text = "".join(text.split())
     if not text.startswith(PREFIX) or len(text) > TOKEN_CHARS_MAX:
-        raise NoToken("it is no token of ha-agent invite")
+        raise NoToken("it is no token; ha-agent invite on a member prints one")
     body = text.removeprefix(PREFIX)
     try:
         data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)

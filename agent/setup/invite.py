@@ -83,7 +83,7 @@ def offered(files: Files) -> Offer:
     """The files that this member hands out; CommandError if one is missing."""
     if files.host_id() is None:
         raise CommandError(
-            ExitCode.REFUSED,
+            ExitCode.CONFIG,
             f"{files.config}: this host is a member of no cluster, and can invite to none; use:"
             " ha-agent init",
         )

@@ -30,6 +30,8 @@ from broker.whiteboard.volume import Volume, VolumeError
 from broker.wire.status import Status
 
 UNITS = ("ha-agent.service", "ha-broker.service")
+#: Is there where systemd is the first process.
+SYSTEMD = Path("/run/systemd/system")
 #: Longer than the units' own TimeoutStopSec, 30 s, for which systemd waits.
 STOP_SECONDS_MAX = 60.0
 
@@ -99,26 +101,37 @@ def broker_answers(config: Config) -> bool:
     return True
 
 
+def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  our own words
+        ["systemctl", *words, *UNITS],  # noqa: S607
+        capture_output=True,
+        text=True,
+        timeout=STOP_SECONDS_MAX,
+    )
+
+
+def _systemd_keeps_them(only: bool) -> bool:
+    """Whether systemd runs a daemon, or is to start it anew: a broker that has just died answers
+    nobody, and is back in a second. Unless `only`: or starts it at the next boot."""
+    kept = set(_systemctl("is-active").stdout.split()) - {"inactive", "failed", "unknown"}
+    return bool(kept) or (not only and "enabled" in _systemctl("is-enabled").stdout.split())
+
+
 def _daemons_step(config: Config, only: bool) -> Step:
-    by_systemd = Path("/run/systemd/system").is_dir()
+    by_systemd = SYSTEMD.is_dir()
     verb = ("stop",) if only else ("disable", "--now")
 
     def look() -> str | None:
-        if not broker_answers(config):
-            return "they do not run"
-        if not by_systemd:
+        if by_systemd:
+            return None if _systemd_keeps_them(only) else "they do not run"
+        if broker_answers(config):
             raise CommandError(
                 ExitCode.REFUSED, "ha-broker and ha-agent run on this host; stop both first"
             )
-        return None
+        return "ha-broker does not run"
 
     def act() -> str:
-        done = subprocess.run(  # noqa: S603
-            ["systemctl", *verb, *UNITS],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=STOP_SECONDS_MAX,
-        )
+        done = _systemctl(*verb)
         if done.returncode != 0:
             raise CommandError(ExitCode.FAILED, f"systemctl: {done.stderr.strip()}")
         return "stopped" if only else "stopped and disabled"

@@ -69,7 +69,8 @@ class HostGlance:
     """One host at this moment. `silent_s`: for how long it has been silent, None while it is not;
     `lived`: it was seen alive; `up`: the engine runs there; `known_s`: when that was known;
     `is_known` False: this host cannot read what it does, and sends no notice about it; `shut_down`:
-    it published that it shuts down."""
+    it published that it shuts down. `vms`: the names of the VMs beside the engine that are up
+    there; only of a silent host."""
 
     name: str
     silent_s: float | None
@@ -79,6 +80,7 @@ class HostGlance:
     known_s: float
     is_known: bool = True
     shut_down: bool = False
+    vms: tuple[str, ...] = ()
 
 
 class EventDetector:
@@ -242,6 +244,9 @@ class EventDetector:
                 self.say_once(Notice(Kind.PEER_STOPPED, seen.name, detail, facts))
             else:
                 facts["engine"] = "up there when last seen" if seen.up else "not there"
+                facts["silent_s"] = round(seen.silent_s, 1)
+                if seen.vms:
+                    facts["vms"] = ", ".join(seen.vms)
                 detail = f"{seen.name} is silent: it does not publish any more"
                 self.say_once(Notice(Kind.PEER_SILENT, seen.name, detail, facts))
 

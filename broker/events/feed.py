@@ -101,8 +101,18 @@ class EventFeed:
                     up=report.engine_status.vm is VmStatus.UP,
                     known_s=seen.since_s,
                     is_known=not blind,
+                    vms=self._vms_at(host) if host in table.silent else (),
                 )
         return hosts
+
+    def _vms_at(self, host: int) -> tuple[str, ...]:
+        """The names of the VMs beside the engine that are up there by that host's own slot."""
+        names = self.detector.vms.names
+        peer = next((each for each in self._table.published() if each.host_id == host), None)
+        if peer is None or not names:
+            return ()
+        up = (number for number, vm in peer.vms.items() if vm.report.vm is VmStatus.UP)
+        return tuple(names[number] for number in sorted(up) if number in names)
 
     def _look_at_slots(self, hosts: dict[int, HostGlance]) -> None:
         table, board = self._table, self._table.board

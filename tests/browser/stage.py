@@ -105,6 +105,10 @@ class Stage:
         if state == "EngineUp":
             self._owner = host_id
 
+    def db_runs_on(self, host_id: int) -> None:
+        """The VM beside the engine runs there from now on."""
+        self._db = host_id
+
     async def close_door(self) -> None:
         """Host 1's broker answers no more."""
         await self.door.close()

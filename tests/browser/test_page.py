@@ -386,6 +386,44 @@ def test_a_host_is_one_line_until_it_is_opened_or_ill(tmp_path: Path, browser: B
         page.close()
 
 
+@pytest.mark.parametrize(("size", "scheme"), [(DESK, "light"), (PHONE, "dark")])
+def test_each_vm_that_falls_has_a_row_of_steps(
+    tmp_path: Path, browser: Browser, size: dict[str, int], scheme: str
+) -> None:
+    with Stage(tmp_path, ("host1", "host2", "host3"), owner=1, db=2, well=True) as stage:
+        page = browser.new_page(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+        complaints = Complaints(page, stage.url)
+        page.goto(stage.url)
+        heading = page.get_by_role("heading", level=2).first
+        expect(heading).to_have_text("All 2 VMs are up and healthy", timeout=10_000)
+        expect(page.locator("#falls")).to_be_hidden()
+        stage.alive.discard(2)
+        rows = page.locator("#falls > li")
+        expect(rows).to_have_count(1, timeout=20_000)
+        expect(rows.locator("h3")).to_have_text("What happens now with db")
+        steps = rows.locator(".steps li")
+        expect(steps.nth(0)).to_contain_text("suspected: host2 is silent")
+        expect(page.locator("#falls .steps li.now b")).to_have_text("proven dead")
+        stage.proven_off(2, by=1)
+        expect(steps.nth(1)).to_contain_text("proven off by host1")
+        expect(page.locator("#falls .steps li.now b")).to_have_text("started", timeout=10_000)
+        keep(page, f"page-db-falls-{size['width']}-{scheme}")
+        assert Axe().run(page).response["violations"] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        stage.db_runs_on(3)
+        expect(rows.locator("h3")).to_contain_text("db answers again, ", timeout=20_000)
+        expect(page.locator("#falls .steps li.done")).to_have_count(5)
+        moved = page.locator("#events li", has_text="db: EngineDown → EngineUp")
+        expect(moved).to_have_count(1, timeout=20_000)
+        expect(page.locator("#engine-since")).to_contain_text("HostedEngine: up since")
+        # Who opens the page now knows it by the events alone.
+        page.reload()
+        expect(rows.locator("h3")).to_contain_text("db answers again, ", timeout=20_000)
+        keep(page, f"page-db-is-back-{size['width']}-{scheme}")
+        page.close()
+        assert complaints.found == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE])
 def test_a_failover_is_a_row_of_steps_and_a_dead_host_looks_dead(
@@ -397,17 +435,17 @@ def test_a_failover_is_a_row_of_steps_and_a_dead_host_looks_dead(
         page.goto(stage.url)
         heading = page.get_by_role("heading", level=2).first
         expect(heading).to_contain_text("up and healthy on host2", timeout=10_000)
-        expect(page.locator("#steps-part")).to_be_hidden()
+        expect(page.locator("#falls")).to_be_hidden()
         stage.alive.discard(2)
-        steps = page.locator("#steps li")
+        steps = page.locator("#falls .steps li")
         expect(steps).to_have_count(5, timeout=20_000)
-        expect(page.locator("#steps-title")).to_have_text("What happens now")
+        expect(page.locator("#falls h3")).to_have_text("What happens now")
         expect(steps.nth(0)).to_contain_text("suspected: host2 is silent")
         expect(steps.nth(1)).to_contain_text("waiting, for")
         stage.proven_off(2, by=1)
         expect(steps.nth(1)).to_contain_text("proven off by host1")
         expect(steps.nth(2)).to_contain_text("lease freed")
-        expect(page.locator("#steps li.now b")).to_have_text("started")
+        expect(page.locator("#falls .steps li.now b")).to_have_text("started")
         expect(heading).to_contain_text("HostedEngine is down", timeout=10_000)
         dead = page.locator(".card.dead", has_text="host2")
         expect(dead.locator(".pill")).to_have_text("OFF")
@@ -422,10 +460,10 @@ def test_a_failover_is_a_row_of_steps_and_a_dead_host_looks_dead(
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
         assert page.evaluate(TIMES_APART)
         stage.takes_over(1, "EngineStarting")
-        expect(page.locator("#steps li.now b")).to_have_text("it answers", timeout=10_000)
+        expect(page.locator("#falls .steps li.now b")).to_have_text("it answers", timeout=10_000)
         stage.takes_over(1, "EngineUp")
-        expect(page.locator("#steps-title")).to_contain_text("It answers again, ", timeout=10_000)
-        expect(page.locator("#steps li.done")).to_have_count(5)
+        expect(page.locator("#falls h3")).to_contain_text("It answers again, ", timeout=10_000)
+        expect(page.locator("#falls .steps li.done")).to_have_count(5)
         keep(page, f"page-after-failover-{size['width']}-{scheme}")
         assert Axe().run(page).response["violations"] == []
         page.close()

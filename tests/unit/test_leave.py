@@ -68,3 +68,35 @@ def test_a_whiteboard_that_cannot_be_opened_is_found(config: Config) -> None:
     with pytest.raises(CommandError) as caught:
         check_slots_can_be_written(config)
     assert caught.value.code == ExitCode.STORAGE
+
+
+@pytest.mark.parametrize(
+    ("active", "enabled", "only", "is_over"),
+    [
+        ("inactive inactive", "disabled disabled", False, True),
+        ("failed inactive", "static disabled", False, True),
+        ("active active", "enabled enabled", False, False),
+        # The broker has died, and systemd starts it anew in a second.
+        ("active activating", "disabled disabled", True, False),
+        # Stopped by hand: it would be back after the next boot.
+        ("inactive inactive", "enabled enabled", False, False),
+        ("inactive inactive", "enabled enabled", True, True),
+    ],
+)
+def test_daemons_that_systemd_keeps_are_stopped_though_no_broker_answers(
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    active: str,
+    enabled: str,
+    only: bool,
+    is_over: bool,
+) -> None:
+    systemctl = tmp_path / "systemctl"
+    said = f"case $1 in is-active) echo {active};; is-enabled) echo {enabled};; esac"
+    systemctl.write_text(f"#!/bin/sh\n{said}\nexit 3\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(leave, "SYSTEMD", tmp_path)
+    found = leave._daemons_step(config, only).look()
+    assert found == ("they do not run" if is_over else None)

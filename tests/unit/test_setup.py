@@ -572,5 +572,5 @@ def test_a_token_is_as_good_as_the_three_files_and_is_good_once(
 
 def test_who_is_no_member_invites_nobody(host: Host) -> None:
     done = host.run("invite")
-    assert done.returncode == ExitCode.REFUSED
+    assert done.returncode == ExitCode.CONFIG
     assert "is a member of no cluster" in done.stderr

@@ -238,7 +238,8 @@ function sinceText() {
   if (engine.for_s === null) return "";
   const how = engine.up === null ? "Not known" : !engine.up ? "Down" : engine.healthy === false ? "There" : "Up";
   const since = engine.at_least ? `since before ${timeAgo(engine.for_s)}` : `since ${timeAgo(engine.for_s)}`;
-  return `${how} ${since} (${engine.at_least ? "at least " : ""}${seconds(engine.for_s)}).`;
+  const what = several() ? `${vmName()}: ${how.toLowerCase()}` : how;
+  return `${what} ${since} (${engine.at_least ? "at least " : ""}${seconds(engine.for_s)}).`;
 }
 
 function renderAll() {
@@ -279,70 +280,118 @@ function renderAll() {
 
 const SHOW_DONE_MS = 15 * 60000;
 
-/** The newest end of the VM that nobody wanted: when, of which host, and what was seen. */
-function lastFall() {
+/** When each host that is silent now was last heard, by this host's clock. */
+const heard = new Map();
+/** By VM number: the host that had it up last, as far as this page saw. */
+const lastOn = new Map();
+
+/** The VMs that may fall; the events name those beside the engine. */
+function vmsToWatch() {
+  const others = several() ? status.vms.filter((vm) => vm.number !== 1 && vm.want !== "down") : [];
+  return [{ ...status.engine, number: 1, eventName: undefined }, ...others.map((vm) => ({ ...vm, eventName: vm.name }))];
+}
+
+/** Remember what the events say late, or not at all: a silent host is an event after 10 s only. */
+function lookForFalls() {
+  const nowMs = Date.now() + aheadMs;
+  for (const host of Object.values(status.hosts)) {
+    if (host.liveness !== "silent" || host.stopped) heard.delete(host.host_id);
+    else if (!heard.has(host.host_id)) heard.set(host.host_id, nowMs - (ageS() + (host.age_s ?? 0)) * 1000);
+  }
+  for (const vm of vmsToWatch()) {
+    if (vm.up && !heard.has(vm.host)) lastOn.set(vm.number, vm.host);
+  }
+}
+
+function suspected(at, host) {
+  return { at: heard.get(host) ?? at, host, seen: `suspected: ${nameOf(host)} is silent` };
+}
+
+/** The newest end of a VM that nobody wanted: when, of which host, and what was seen. */
+function lastFall(vm) {
+  const host = lastOn.get(vm.number);
+  if (heard.has(host)) return suspected(heard.get(host), host);
   for (const event of events) {
     const { facts } = event;
-    if (facts.vm) continue;
     const at = Date.parse(event.time);
-    if (event.kind === "peer-silent" && facts.engine === "up there when last seen") return { at, host: event.host_id, seen: `suspected: ${clean(event.host, 60)} is silent` };
-    if (event.kind === "state-transition" && facts.to === "EngineUnexpectedlyDown") return { at, host: null, seen: `it died on ${clean(event.host, 60)}` };
+    const wasThere = vm.eventName ? (facts.vms ?? "").split(", ").includes(vm.eventName) : facts.engine === "up there when last seen";
+    if (event.kind === "peer-silent" && wasThere) return suspected(at - (facts.silent_s ?? 0) * 1000, event.host_id);
+    if (event.kind === "state-transition" && facts.vm === vm.eventName && facts.to === "EngineUnexpectedlyDown") return { at, host: null, seen: `it died on ${clean(event.host, 60)}` };
     if (event.kind === "maintenance-set" && facts.mode === "global") return null;
   }
   return null;
 }
 
-/** The steps of the last failover: label, time (null: not yet), and whether it was passed over. */
-function failoverSteps() {
-  const fall = lastFall();
-  if (!fall || status.global_maintenance !== false) return null;
-  const { engine } = status;
-  const since = (found) => events.filter((e) => Date.parse(e.time) >= fall.at && found(e)).map((e) => Date.parse(e.time)).at(-1) ?? null;
+/** The proof of a host's death and the freeing of its id, by the fence log. */
+function stepsOfTheProof(fall, isOver) {
   // The log's times are of other hosts' clocks: a little before is after.
   const log = status.fence_log.filter((entry) => entry.target === fall.host && entry.at * 1000 > fall.at - 60000);
   const logged = (...steps) => {
     const found = log.filter((entry) => steps.includes(entry.step)).map((entry) => entry.at * 1000);
     return found.length ? Math.min(...found) : null;
   };
-  const isElsewhere = engine.up === true && engine.host !== fall.host;
-  const started = since((e) => e.kind === "failover-started" || (e.kind === "state-transition" && e.facts.to === "EngineStarting"));
-  const answers = since((e) => e.kind === "state-transition" && e.facts.to === "EngineUp");
-  const found = [[fall.seen, fall.at, true]];
-  if (fall.host !== null) {
-    const by = log.find((entry) => ["dead", "freeing"].includes(entry.step));
-    const proven = logged("freeing", "dead");
-    found.push([by ? `proven off by ${clean(by.by_name, 60)}` : "proven dead", proven, proven !== null || isElsewhere || started !== null]);
-    found.push(["lease freed", logged("dead"), logged("dead") !== null || isElsewhere || started !== null]);
-  }
-  found.push(["started", started, started !== null || isElsewhere]);
-  found.push(["it answers", answers, answers !== null || (isElsewhere && engine.healthy === true)]);
-  // Back where it was: the host was slow, not dead.
-  if (fall.host !== null && engine.up && engine.host === fall.host) return null;
-  return found;
+  const by = log.find((entry) => ["dead", "freeing"].includes(entry.step));
+  const proven = logged("freeing", "dead");
+  return [
+    [by ? `proven off by ${clean(by.by_name, 60)}` : "proven dead", proven, proven !== null || isOver],
+    ["lease freed", logged("dead"), logged("dead") !== null || isOver],
+  ];
 }
 
+/** The steps of a VM's last failover: label, time (null: not yet), and whether it was passed over.
+    Null: it has not fallen, or is back where it was: that host was slow, not dead. */
+function failoverSteps(vm) {
+  const fall = lastFall(vm);
+  if (!fall || status.global_maintenance !== false) return null;
+  if (fall.host !== null && vm.up && vm.host === fall.host) return null;
+  const since = (found) => events.filter((e) => Date.parse(e.time) >= fall.at && e.facts.vm === vm.eventName && found(e)).map((e) => Date.parse(e.time)).at(-1) ?? null;
+  const isElsewhere = vm.up === true && vm.host !== fall.host;
+  const started = since((e) => e.kind === "failover-started" || (e.kind === "state-transition" && e.facts.to === "EngineStarting"));
+  const answers = since((e) => e.kind === "state-transition" && e.facts.to === "EngineUp");
+  const isStarted = started !== null || isElsewhere;
+  return [
+    [fall.seen, fall.at, true],
+    ...(fall.host === null ? [] : stepsOfTheProof(fall, isStarted)),
+    ["started", started, isStarted],
+    ["it answers", answers, answers !== null || (isElsewhere && vm.healthy === true)],
+  ];
+}
+
+function isWorthShowing(steps, nowMs) {
+  const [, time, over] = steps.at(-1);
+  return !over || (time !== null && nowMs - time < SHOW_DONE_MS);
+}
+
+/** A row for each VM that is being taken over, or was a moment ago. */
 function renderSteps() {
-  const steps = failoverSteps();
+  lookForFalls();
   const nowMs = Date.now() + aheadMs;
-  const last = steps?.at(-1);
-  const over = last?.[2] ?? true;
-  const isShown = steps && (!over || (last[1] !== null && nowMs - last[1] < SHOW_DONE_MS));
-  show($("steps-part"), Boolean(isShown));
-  if (!isShown) return;
+  const rows = vmsToWatch().map((vm) => [vm, failoverSteps(vm)]).filter(([, steps]) => steps && isWorthShowing(steps, nowMs));
+  show($("falls"), rows.length > 0);
+  keyed($("falls"), rows.map(([vm, steps]) => [vm.number, [vm, steps]]),
+    () => make("li", {}, make("h3"), make("ol", { class: "plain steps" })),
+    (li, [vm, steps]) => renderRow(li, vm, steps, nowMs));
+}
+
+function renderRow(li, vm, steps, nowMs) {
+  const [, last, over] = steps.at(-1);
   const first = steps[0][1];
   const at = steps.findIndex((step) => !step[2]);
   const passed = (ms) => seconds(Math.max(0, ms - first) / 1000);
-  say($("steps-title"), over ? `It answers again, ${passed(last[1])} after the suspicion` : "What happens now");
-  keyed($("steps"), steps.map((step, n) => [n, [...step, n]]),
+  const name = clean(vm.eventName ?? "the engine", 60);
+  const ended = `answers again${last === null ? "" : `, ${passed(last)} after the suspicion`}`;
+  if (several()) say(li.children[0], over ? `${name} ${ended}` : `What happens now with ${name}`);
+  else say(li.children[0], over ? `It ${ended}` : "What happens now");
+  keyed(li.children[1], steps.map((step, n) => [n, [...step, n]]),
     () => make("li", {}, make("b"), make("span")),
-    (li, [label, time, done, n]) => {
+    (step, [label, time, done, n]) => {
       const kind = done ? "done" : n === at ? "now" : "";
-      if (li.className !== kind) li.className = kind;
-      if (n === at) li.setAttribute("aria-current", "step");
-      else li.removeAttribute("aria-current");
-      say(li.children[0], label);
+      if (step.className !== kind) step.className = kind;
+      if (n === at) step.setAttribute("aria-current", "step");
+      else step.removeAttribute("aria-current");
+      say(step.children[0], label);
       const running = isOld() ? "not known now" : `for ${passed(nowMs)}`;
-      say(li.children[1], time !== null ? `${clock(new Date(time - aheadMs))}${n ? `, +${passed(time)}` : ""}` : done ? "no time known" : n === at ? `waiting, ${running}` : "then");
+      say(step.children[1], time !== null ? `${clock(new Date(time - aheadMs))}${n ? `, +${passed(time)}` : ""}` : done ? "no time known" : n === at ? `waiting, ${running}` : "then");
     });
 }
 
@@ -352,7 +401,7 @@ function boundText() {
   if (status.global_maintenance) return "Global maintenance: were its host to die now, nothing would start it again.";
   if (!bound || status.global_maintenance === null) return "";
   if (bound.held) {
-    return `If ${nameOf(engine.host)} died now, the VM would not be started: ${clean(bound.held)}.`;
+    return `If ${nameOf(engine.host)} died now, ${vmName()} would not be started: ${clean(bound.held)}.`;
   }
   const parts = [
     `${seconds(bound.detect_s)} to notice`, `${seconds(bound.prove_s)} to prove it dead (${clean(bound.by)})`,
@@ -399,50 +448,46 @@ function* vmBanners() {
   for (const lack of status.n_plus_1) yield [`n1-${lack.if_dies}-${lack.vm}`, "warning", "Room is short", `${clean(lack.text)}.`];
 }
 
-function* banners() {
+/** What is to be said about one host. */
+function* hostBanners(id, host) {
+  const name = nameOf(id);
+  for (const number of host.liveness === "live" ? host.unprotected : []) {
+    const vm = status.vms.find((each) => each.number === number && number > 1);
+    yield [`unprotected-${id}-${number}`, "critical", "No lease", `${vm ? clean(vm.name, 100) : vmName()} runs on ${name} without its lease: nothing keeps another host from starting it too. Shut it down: it starts again under its lease.`];
+  }
+  for (const number of host.liveness === "live" ? host.stuck ?? [] : []) {
+    const vm = status.vms.find((each) => each.number === number && number > 1);
+    yield [`stuck-${id}-${number}`, "warning", `${name} is not drained`, `${vm ? clean(vm.name, 100) : vmName()} cannot be migrated, and stays there. Why: ha-agent why${vm ? ` ${clean(vm.name, 100)}` : ""}. With the outage of a boot: ha-agent maintenance local --restart`];
+  }
+  if (host.host_shutdown) {
+    yield [`shutdown-${id}`, "info", `${name} is shutting down`,
+      host.liveness === "silent" ? "It has been silent since then." : several() ? "Its VMs leave it first." : `${vmName()} leaves it first.`];
+  } else if (host.maintenance) {
+    yield [`local-${id}`, host.mode?.ends_soon ? "warning" : "info", `${name} is in local maintenance`,
+      `It starts no VM meanwhile.${modeText(host.mode)} End it there: ha-agent maintenance none`];
+  }
+  const dead = deadText(host);
+  if (dead) {
+    yield [`dead-${id}`, "critical", `${name} is dead`, `${dead}. ${status.engine.up && status.engine.host !== host.host_id ? `${vmName()} runs on another host.` : status.global_maintenance ? "In global maintenance nobody takes over." : "What it ran may be started elsewhere."}`];
+  } else if (host.liveness === "silent" && !host.stopped) {
+    yield [`silent-${id}`, "critical", `${name} is silent`, `${witnessText(host)}. ${silentText(host.host_id)}`];
+  } else if (host.liveness === "silent") {
+    yield [`silent-${id}`, "info", `${name} is off duty`, "Its agent was stopped in good order."];
+  }
+  if (host.witnesses?.heartbeat_trouble) {
+    const w = host.witnesses;
+    yield [`heartbeat-${id}`, "warning", `${name} does not answer ${w.heartbeat === "answered" ? "at its port for heartbeats" : "over the network"}`,
+      `${clean(w.port_problem || w.heartbeat_problem)}. Were its storage to hang, nothing would speak for it.`];
+  }
+  if (host.intent && host.liveness === "live") yield [`intent-${id}`, "warning", "Now", `${name} is about to ${clean(host.intent)}${host.move?.left_s == null ? "" : `, done or given up in ${Math.round(host.move.left_s)} s`}.`];
+  if (host.agent.startsWith("silent") && host.liveness === "live") {
+    yield [`agent-${id}`, "critical", `The agent of ${name} is ${clean(host.agent, 60)}`, "Look there: systemctl status ha-agent"];
+  }
+}
+
+/** What is to be said about the storage, as this host has it. */
+function* storageBanners() {
   const s = status;
-  yield* vmBanners();
-  if (s.global_maintenance) {
-    yield ["global", s.global_mode?.ends_soon ? "warning" : "info", "Global maintenance",
-      `Nothing starts, stops, moves or is fenced.${modeText(s.global_mode)} End it: ha-agent maintenance none`];
-  } else if (s.global_maintenance === null) {
-    yield ["global", "info", "Maintenance", "Whether global maintenance is set has not been read yet."];
-  }
-  for (const [id, host] of Object.entries(s.hosts)) {
-    const name = nameOf(id);
-    for (const number of host.liveness === "live" ? host.unprotected : []) {
-      const vm = s.vms.find((each) => each.number === number && number > 1);
-      yield [`unprotected-${id}-${number}`, "critical", "No lease", `${vm ? clean(vm.name, 100) : vmName()} runs on ${name} without its lease: nothing keeps another host from starting it too. Shut it down: it starts again under its lease.`];
-    }
-    if (host.host_shutdown) {
-      yield [`shutdown-${id}`, "info", `${name} is shutting down`,
-        host.liveness === "silent" ? "It has been silent since then." : `${vmName()} leaves it first.`];
-    } else if (host.maintenance) {
-      yield [`local-${id}`, host.mode?.ends_soon ? "warning" : "info", `${name} is in local maintenance`,
-        `It never runs ${vmName()} meanwhile.${modeText(host.mode)} End it there: ha-agent maintenance none`];
-    }
-    const dead = deadText(host);
-    if (dead) {
-      yield [`dead-${id}`, "critical", `${name} is dead`, `${dead}. ${s.engine.up && s.engine.host !== host.host_id ? `${vmName()} runs on another host.` : s.global_maintenance ? "In global maintenance nobody takes over." : "What it ran may be started elsewhere."}`];
-    } else if (host.liveness === "silent" && !host.stopped) {
-      yield [`silent-${id}`, "critical", `${name} is silent`, `${witnessText(host)}. ${silentText(host.host_id)}`];
-    } else if (host.liveness === "silent") {
-      yield [`silent-${id}`, "info", `${name} is off duty`, "Its agent was stopped in good order."];
-    }
-    if (host.witnesses?.heartbeat_trouble) {
-      const w = host.witnesses;
-      yield [`heartbeat-${id}`, "warning", `${name} does not answer ${w.heartbeat === "answered" ? "at its port for heartbeats" : "over the network"}`,
-        `${clean(w.port_problem || w.heartbeat_problem)}. Were its storage to hang, nothing would speak for it.`];
-    }
-    if (host.intent && host.liveness === "live") yield [`intent-${id}`, "warning", "Now", `${name} is about to ${clean(host.intent)}${host.move?.left_s == null ? "" : `, done or given up in ${Math.round(host.move.left_s)} s`}.`];
-    if (host.agent.startsWith("silent") && host.liveness === "live") {
-      yield [`agent-${id}`, "critical", `The agent of ${name} is ${clean(host.agent, 60)}`, "Look there: systemctl status ha-agent"];
-    }
-  }
-  if (s.switched_off) {
-    const how = s.switched_off.ordered ? "switched this host off: it hung" : "found this host without power";
-    yield ["switched-off", "warning", "This host was dead", `${clean(s.switched_off.by_name, 100)} ${how}. Evidence: ha-agent why`];
-  }
   if (s.storage.problem || s.storage.blind) {
     const means = s.storage.blind ? " What the other hosts do is not known here: each card is their last word." : "";
     const unheard = s.storage.unheard ? " The others see this host silent and count no score for it." : "";
@@ -457,6 +502,23 @@ function* banners() {
   for (const [slot, cause] of Object.entries(s.bad_slots)) {
     yield [`slot-${slot}`, "warning", `Slot ${slot} cannot be read`, clean(cause)];
   }
+}
+
+function* banners() {
+  const s = status;
+  yield* vmBanners();
+  if (s.global_maintenance) {
+    yield ["global", s.global_mode?.ends_soon ? "warning" : "info", "Global maintenance",
+      `Nothing starts, stops, moves or is fenced.${modeText(s.global_mode)} End it: ha-agent maintenance none`];
+  } else if (s.global_maintenance === null) {
+    yield ["global", "info", "Maintenance", "Whether global maintenance is set has not been read yet."];
+  }
+  for (const [id, host] of Object.entries(s.hosts)) yield* hostBanners(id, host);
+  if (s.switched_off) {
+    const how = s.switched_off.ordered ? "switched this host off: it hung" : "found this host without power";
+    yield ["switched-off", "warning", "This host was dead", `${clean(s.switched_off.by_name, 100)} ${how}. Evidence: ha-agent why`];
+  }
+  yield* storageBanners();
   yield* fenceBanners();
   yield* lackBanners();
   if (s.config_problem) yield ["config", "warning", "An older configuration is in force", clean(s.config_problem)];
@@ -489,7 +551,7 @@ function* fenceBanners() {
 function* lackBanners() {
   const names = (ids) => ids.map(nameOf).join(", ");
   const { fence_device: fence, heartbeat, migration } = status.lacking;
-  if (fence.length) yield ["nofence", "warning", `No fence device of ${names(fence)}`, "Nobody could prove it dead: after its death the VM waits minutes instead of seconds."];
+  if (fence.length) yield ["nofence", "warning", `No fence device of ${names(fence)}`, `Nobody could prove it dead: after its death ${several() ? "its VMs wait" : "the VM waits"} minutes instead of seconds.`];
   if (heartbeat.length) yield ["noheartbeat", "warning", `No heartbeat of ${names(heartbeat)}`, "It publishes no address: were its storage to hang, nothing would speak for it."];
   if (migration.length) yield ["nomigration", "warning", "No migration", "The VM can leave this host only by a shutdown."];
 }
@@ -871,7 +933,8 @@ for (const name of ["minutes", "day"]) {
 function eventText(event) {
   if (event.kind !== "state-transition") return clean(event.text);
   const because = event.facts.reason ? `: ${clean(event.facts.reason)}` : "";
-  return `${clean(event.facts.from, 60)} → ${clean(event.facts.to, 60)}${because}`;
+  const vm = several() ? `${clean(event.facts.vm ?? "engine", 60)}: ` : "";
+  return `${vm}${clean(event.facts.from, 60)} → ${clean(event.facts.to, 60)}${because}`;
 }
 
 function renderEvents() {
