@@ -230,11 +230,12 @@ def _console(config: Config) -> int:
     """Replace this process by virsh: a console needs a terminal of its own."""
     status = _status(config)
     if status.engine.host != status.host_id:
-        where = "the VM is not up"
+        name = _engine(status) or THE_VM
+        where = f"{name} is not up"
         if status.engine.up is None:
-            where = f"whether the VM is up is not known ({status.engine.known})"
+            where = f"whether {name} is up is not known ({status.engine.known})"
         elif status.engine.up:
-            where = f"the VM runs on {status.engine.hostname}"
+            where = f"{name} runs on {status.engine.hostname}"
         raise CommandError(ExitCode.REFUSED, f"{where}: no console of it here")
     argv = ["virsh", "-c", config.libvirt.uri, "console", config.vm.name]
     try:

@@ -149,6 +149,8 @@ def obstacle(status: Status, vm: VmEntry, host: HostStatus) -> str:
         return "; ".join(why)
     if host.score == 0:
         return "its score is 0"
+    if host.engine_status.vm == "unknown":
+        return f"it does not know what runs there: {host.engine_status.reason or host.reason}"
     if host.free_mb is not None and host.free_mb < vm.memory_mb:
         return f"it has {size(host.free_mb)} free, and {size(vm.memory_mb)} are needed"
     return "its memory is promised to others, or a rule is in the way"

@@ -21,6 +21,7 @@ from broker.lockspace.process_leases import process_leases
 from broker.monitors.domain_look import NEVER_RAN, PAUSES, SUSPENDED, DomainLook
 from broker.monitors.health import HealthMonitor
 from broker.monitors.runner import LIBVIRT_DEADLINE_S, Unknown
+from broker.vm.libvirt_words import libvirt_sentence
 from broker.wire.status import MigrationStatus
 from scoring.vm_facts import (
     DETAIL_MIGRATION_SOURCE,
@@ -209,7 +210,7 @@ class DomainMonitor:
         except Hung as error:
             return VmStatus.UNKNOWN, "unknown", sentence(error)
         except libvirt.libvirtError as error:
-            return VmStatus.UNKNOWN, "unknown", f"libvirt: {sentence(error)}"
+            return VmStatus.UNKNOWN, "unknown", libvirt_sentence(error)
         if found is None:
             if self._was_up:
                 return VmStatus.DOWN_MISSING, "vanished", "libvirt no longer knows the VM"

@@ -36,6 +36,7 @@ from broker.monitors.vm_disks import Asked, DisksLook
 from broker.registry.cache import Cached
 from broker.registry.record import VmRecord
 from broker.vm.domain_facts import Difference
+from broker.vm.libvirt_words import libvirt_sentence
 from broker.whiteboard.vm_lines import Differing, Memory
 from scoring.vm_facts import ENGINE, EngineStatus, Health, VmHere, VmStatus
 
@@ -229,7 +230,7 @@ class VmsMonitor:
             what = "asking for all domains"
             found = await self._libvirt.call(what, LIBVIRT_DEADLINE_S, self._all.look)
         except (Hung, libvirt.libvirtError) as error:
-            why = f"libvirt: {sentence(error)}"
+            why = libvirt_sentence(error)
             self._all_unknown(why, taken_s)
             raise Unknown(why) from None
         self._count_memory(found)

@@ -10,7 +10,6 @@ from pathlib import Path
 import libvirt
 
 from broker.config.sections import Config
-from broker.daemon.foreign import sentence
 from broker.daemon.worker import Hung, Worker
 from broker.monitors.runner import Unknown
 from broker.vm import domain_facts, domain_text
@@ -18,6 +17,7 @@ from broker.vm.domain_facts import Difference, Differs, Domain
 from broker.vm.errors import BadDomain
 from broker.vm.host_local import one_host
 from broker.vm.in_use import InUse
+from broker.vm.libvirt_words import libvirt_sentence
 from broker.vm.shared_paths import SharedPaths
 from broker.whiteboard.what_ran import DEFINED_FILE, digest
 
@@ -49,7 +49,7 @@ class WhatRunsMonitor:
         try:
             return await self._worker.call("reading the VM's definition", DEADLINE_S, self._look)
         except libvirt.libvirtError as error:
-            raise Unknown(f"libvirt: {sentence(error)}") from None
+            raise Unknown(libvirt_sentence(error)) from None
         except Hung as error:
             raise Unknown(str(error)) from None
 

@@ -107,7 +107,9 @@ def read_kept(folder: Path, cluster: str) -> Cached:
     except FileNotFoundError:
         return Cached()
     except (OSError, msgspec.DecodeError) as error:
-        log.warning("%s cannot be used: %s", path, getattr(error, "strerror", None) or error)
+        # A command of somebody who is not root says in its own sentence what it lacks.
+        level = logging.INFO if isinstance(error, PermissionError) else logging.WARNING
+        log.log(level, "%s cannot be used: %s", path, getattr(error, "strerror", None) or error)
         return Cached()
     if kept.cluster != cluster:
         log.warning("%s is of another cluster and is not used", path)

@@ -151,7 +151,7 @@ def _not_here(turn: VmTurn) -> str:
     if turn.vm_up_here:
         return ""
     if turn.vm is VmStatus.UNKNOWN:
-        return "the state of the VM on this host is not known"
+        return "the state of the VM on this host is not known (ha-agent why)"
     up = turn.up_elsewhere()
     if up is None:
         return "the VM is not up"
@@ -246,7 +246,7 @@ def _no_start(turn: VmTurn) -> str:
     if turn.vm_up_here:
         return "the VM runs on this host already"
     if turn.vm is VmStatus.UNKNOWN:
-        return "the state of the VM on this host is not known"
+        return "the state of the VM on this host is not known (ha-agent why)"
     up = turn.up_elsewhere()
     if up is not None:
         return f"the VM runs on {name_of(up)}"

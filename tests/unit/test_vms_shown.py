@@ -20,7 +20,7 @@ from broker.wire.status import HostStatus, PenaltyOnWire, ReasonOnWire, Status
 from broker.wire.vms import VmEntry, VmWord
 from scoring.hosts.liveness import Liveness
 from scoring.vm.plan import Plan
-from scoring.vm_facts import Health, VmStatus, Want
+from scoring.vm_facts import EngineStatus, Health, VmStatus, Want
 from tests.fakes import vms
 from tests.fakes.statuses import BOUND
 from tests.fakes.vms import DB, ENGINE, GIB, NOW_S, SSO, WEB, WIKI, WORDS, down, known, up, word
@@ -353,6 +353,14 @@ def changed_hosts(**of_host3: object) -> dict[int, HostStatus]:
         (
             {"score": 0, "penalties": (PenaltyOnWire("cannot-start", 3400, "no KVM"),)},
             "cannot start the VM: no KVM",
+        ),
+        (
+            {
+                "engine_status": EngineStatus(
+                    VmStatus.UNKNOWN, Health.UNKNOWN, "unknown", "libvirt: gone"
+                )
+            },
+            "it does not know what runs there: libvirt: gone",
         ),
         ({"free_mb": 20_000.0}, "its memory is promised to others, or a rule is in the way"),
     ],
