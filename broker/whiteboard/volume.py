@@ -93,6 +93,12 @@ _FAULTS: dict[int, tuple[VolumeFault, str]] = {
 }
 #: What these errors mend is to mount the storage anew.
 _MOUNT_FAILED = frozenset({errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE})
+#: What the kernel says of a write to a device that it has as read-only, and of its opening for one.
+_REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.EROFS})
+_READ_ONLY_DEVICE = (
+    "the device is read-only on this host; look in the kernel log and at the storage whether it is"
+    " write-protected, then blockdev --setrw (a logical volume: lvchange -prw)"
+)
 _IO = (VolumeFault.IO, "check the storage and the kernel log")
 
 
@@ -124,6 +130,8 @@ def volume_error(path: str, doing: str, err: OSError) -> VolumeError:
     failed, with the commands that mount it anew."""
     code = err.errno or 0
     fault, step = _FAULTS.get(code, _IO)
+    if code in _REFUSED and _is_read_only_device(path):
+        fault, step = VolumeFault.READ_ONLY, _READ_ONLY_DEVICE
     if code in _MOUNT_FAILED and (anew := mount_anew(path)):
         step = f"{step}: {anew}"
     return VolumeError(fault, path, f"{doing}: {os.strerror(code)}", step, code)
@@ -355,3 +363,15 @@ def _runs(ids: list[int], length_max: int) -> Iterator[range]:
         if end == len(ids) or ids[end] != ids[end - 1] + 1 or end - start == length_max:
             yield range(ids[start], ids[end - 1] + 1)
             start = end
+
+
+def _is_read_only_device(path: str) -> bool:
+    """Whether it is a block device that the kernel has as read-only, by sysfs."""
+    try:
+        found = Path(path).stat()
+        if not stat.S_ISBLK(found.st_mode):
+            return False
+        number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+        return Path(f"/sys/dev/block/{number}/ro").read_text().strip() == "1"
+    except OSError:
+        return False

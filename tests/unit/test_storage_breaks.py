@@ -162,6 +162,30 @@ def test_a_device_that_shrinks_under_a_broker_is_named(tmp_path: Path) -> None:
         subprocess.run(["losetup", "-d", device], check=False)
 
 
+def test_a_device_that_became_read_only_is_called_so(tmp_path: Path) -> None:
+    """The kernel says "Operation not permitted", and owner and mode were to be checked."""
+    image = tmp_path / "device"
+    image.write_bytes(bytes(SLOTS * SLOT_BYTES))
+    found = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True)
+    device = found.stdout.strip()
+    if not device:
+        pytest.skip(f"losetup: {found.stderr.strip()}")
+
+    async def test(beat: Beat) -> None:
+        assert await beat() == ""
+        run("blockdev", "--setro", device)
+        # The first is of an open device, the second of its opening.
+        for said in (await beat(), await beat()):
+            assert "the device is read-only on this host" in said
+        run("blockdev", "--setrw", device)
+        assert await beat() == ""
+
+    try:
+        beating(tmp_path, Path(device), test)
+    finally:
+        subprocess.run(["losetup", "-d", device], check=False)
+
+
 def test_a_client_that_hangs_and_comes_back_after_its_end(tmp_path: Path) -> None:
     """Hung, then shut out (its descriptors fail for good), then mounted anew."""
     backing, place = tmp_path / "backing", tmp_path / "mount"
