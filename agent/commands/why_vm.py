@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from agent.status.sentences import cannot, duration, if_it_dies, is_cut_off, last_word
-from agent.status.vms_text import STARTS_NO_OTHER, size
+from agent.status.vms_text import STARTS_NO_OTHER, differs, size
 from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import HostStatus, Status
@@ -39,6 +39,8 @@ def explain(status: Status, vm: VmEntry) -> list[str]:
             lines.append(
                 f"{host.hostname} is in local maintenance, and it cannot be migrated away{cause}."
             )
+    if vm.differs:
+        lines.append(f"It {differs(vm)}.")
     if vm.refused:
         lines.append(f"This host cannot start it: {vm.refused}.")
     if status.global_maintenance:

@@ -101,7 +101,7 @@ def troubles(status: Status) -> Iterator[str]:
         elif vm.up and vm.healthy is False and vm.state == "up":
             yield f"{vm.name} is not healthy{why} (ha-agent why {vm.name})"
         if vm.differs:
-            yield f"{vm.name} {_differs(vm)}"
+            yield f"{vm.name} {differs(vm)}"
         if vm.refused:
             yield f"{vm.name} cannot be started on this host: {vm.refused}"
     for host in status.hosts.values():
@@ -111,12 +111,15 @@ def troubles(status: Status) -> Iterator[str]:
     yield from (each.text for each in status.n_plus_1)
 
 
-def _differs(vm: VmEntry) -> str:
+def differs(vm: VmEntry) -> str:
     """How a running VM differs from its definition, and what that means."""
     what = "; ".join(vm.differences) or f"{', '.join(vm.differs)} (ha-agent why {vm.name} there)"
+    then = "Its next start takes the definition"
+    if "disks-differ" in vm.differs:
+        then = f"As long as its disks differ no host starts it, even when {vm.hostname} has died"
     return (
-        f"on {vm.hostname} is not as its definition says: {what}. Its next start takes the"
-        f" definition; to keep what runs: ha-agent vm define {vm.name} --from-running there"
+        f"on {vm.hostname} is not as its definition says: {what}. {then}; to keep what runs:"
+        f" ha-agent vm define {vm.name} --from-running there"
     )
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from broker.config.in_force import InForce
 from broker.exchange.view import Exchange
 from broker.peers.table import Table
@@ -14,6 +16,7 @@ from broker.status.bound import NOT_RUNNING, Picture, bound_of, bound_of_vm, hei
 from broker.status.vms import Known
 from broker.this_host.facts import ThisHost
 from broker.this_host.slot import OwnSlot
+from broker.vm.domain_facts import Differs
 from broker.wire.status import Bound, FencePathStatus, HostStatus, MeasuredOnWire
 from scoring.observation import PeerReport
 from scoring.vm.plan import NO_PLAN
@@ -108,7 +111,8 @@ class BoundNow:
                 bound = bound_of_vm(spec, host_id, order, paths, picture, boot_s)
                 old = self._of_vms[spec.number] = (now_s, made_from, bound)
             if old is not None and old[1][0] == host_id and old[2] is not None:
-                found[spec.number] = old[2]
+                codes = known.differs.get((host_id, spec.number), ())
+                found[spec.number] = _held_back(old[2], spec.name, codes)
         return found
 
     def _picture(self, own: HostStatus, now_s: float) -> Picture:
@@ -142,3 +146,15 @@ class BoundNow:
         """The VMs of the registry on this host, as others see them."""
         here = self._this_host.vms.here(now_s)
         return {vm.number: PeerVm(vm.report, last_ran=vm.last_ran) for vm in here}
+
+
+def _held_back(bound: Bound, name: str, differs: Sequence[str]) -> Bound:
+    """The bound of a VM by what it runs unlike its definition: one whose disks differ is started
+    nowhere until a person has decided (docs/decisions/0095)."""
+    if Differs.DISKS not in differs:
+        return bound
+    held = (
+        "its disks are not as its definition says; merge the snapshot, or ha-agent vm define"
+        f" {name} --from-running on its host"
+    )
+    return msgspec.structs.replace(bound, held=held, total_s=None, prove_s=0.0)

@@ -15,8 +15,9 @@ from agent.status.text import as_text, what_is_wrong
 from agent.terminal.errors import CommandError
 from broker.peers.vm_place import OwnReads
 from broker.peers.vm_places import vms_seen
+from broker.status.bound_now import _held_back
 from broker.status.vms import entries, size
-from broker.wire.status import HostStatus, PenaltyOnWire, ReasonOnWire, Status
+from broker.wire.status import Bound, HostStatus, PenaltyOnWire, ReasonOnWire, Status
 from broker.wire.vms import VmEntry, VmWord
 from scoring.hosts.liveness import Liveness
 from scoring.vm.plan import Plan
@@ -446,3 +447,30 @@ def test_a_name_that_no_vm_has_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(CommandError, match="no such VM; there are: engine, db, sso, web, wiki"):
         found(vms.status(), "dB")
     assert found(vms.status(), "2").name == "db", "a number will do"
+
+
+@pytest.mark.parametrize(
+    ("code", "then"),
+    [
+        ("memory-differs", "Its next start takes the definition"),
+        ("disks-differ", "As long as its disks differ no host starts it, even when host2 has died"),
+    ],
+)
+def test_what_a_difference_means_for_the_next_start(code: str, then: str) -> None:
+    """Of differing disks it was said too that the next start takes the definition: it is held
+    back (docs/decisions/0095)."""
+    status = vms.status()
+    differing = tuple(
+        msgspec.structs.replace(vm, differs=(code,)) if vm.number == DB else vm for vm in status.vms
+    )
+    lines = why("db", vms=differing)
+    assert any(then in line for line in lines)
+    shown = msgspec.structs.replace(status, vms=differing)
+    assert any(line.startswith("db on ") and then in line for line in what_is_wrong(shown))
+
+
+def test_a_vm_whose_disks_differ_is_not_promised_to_answer() -> None:
+    bound = Bound(8.0, 3.5, 2.0, 1.0, 1.5, "its fence device")
+    assert _held_back(bound, "db", ("memory-differs",)) is bound
+    held = _held_back(bound, "db", ("disks-differ", "memory-differs"))
+    assert held.total_s is None and "ha-agent vm define db --from-running" in held.held
