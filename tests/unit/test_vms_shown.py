@@ -457,8 +457,8 @@ def test_a_name_that_no_vm_has_is_refused_with_those_that_there_are() -> None:
     ],
 )
 def test_what_a_difference_means_for_the_next_start(code: str, then: str) -> None:
-    """Of differing disks it was said too that the next start takes the definition: it is held
-    back (docs/decisions/0095)."""
+    """A VM whose disks differ is held back (docs/decisions/0095); the status said of it too that
+    its next start takes the definition."""
     status = vms.status()
     differing = tuple(
         msgspec.structs.replace(vm, differs=(code,)) if vm.number == DB else vm for vm in status.vms
