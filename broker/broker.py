@@ -120,9 +120,7 @@ class Broker:
         self._own_id = OwnIdGuard(self.in_force, board, lockspace, machine.boot_id)
         self.place = PlaceSeen(self.in_force, self.table, self.this_host)
         # Events, exchange and status.
-        self.feed = EventFeed(
-            self.in_force, self.table, self.this_host, self.place, kept, self.notices.notify
-        )
+        self.feed = EventFeed(self.in_force, self.table, self.this_host, kept, self.notices.notify)
         self.events, self.counts, detector = self.feed.events, self.feed.counts, self.feed.detector
         self.history, self.availability = self.feed.history, self.feed.availability
         self.keeper = Keeper(
@@ -310,8 +308,9 @@ class Broker:
             outside.look(self.table.live(), this_host.score(now_s), stay, now_s)
         this_host.vms.look_at_health(now_s)
         this_host.vms.look_at_disks(now_s)
-        self.feed.look(now_s)
-        self.feed.room.look(self.vms_now.without_place(now_s), now_s)
+        looked = self.place.look(now_s)
+        self.feed.look(looked.place, now_s)
+        self.feed.room.look(self.vms_now.without_place(looked, now_s), now_s)
         record = self._switched_off.unreported(self.own_slot.previous_boot_id)
         if record is not None:
             self.feed.detector.was_switched_off(record.by_name, record.ordered, record.text)

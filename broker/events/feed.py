@@ -19,10 +19,9 @@ from broker.events.of_room import RoomEvents
 from broker.events.ring import Events
 from broker.monitors.runner import Verdict
 from broker.peers.table import Table
-from broker.peers.vm_place import PlaceSince
+from broker.peers.vm_place import PlaceSince, VmPlace
 from broker.this_host import disks_shown
 from broker.this_host.facts import ThisHost
-from broker.this_host.place_seen import PlaceSeen
 from broker.vm import healthy_once
 from broker.whiteboard import lines as slot_lines
 from scoring.lease_times import BUDGET_IO_TIMEOUTS
@@ -41,13 +40,12 @@ class EventFeed:
         in_force: InForce,
         table: Table,
         this_host: ThisHost,
-        place: PlaceSeen,
         kept: KeptEvents | None,
         notify_people: Callable[[Notice], None],
     ) -> None:
         """`kept`: the file that keeps events over restarts; the availability is kept beside it."""
         self._in_force, self._table = in_force, table
-        self._this_host, self._place = this_host, place
+        self._this_host = this_host
         self._notify_people = notify_people
         self.counts, self.history, self.place_since = EventCounts(), History(), PlaceSince()
         self.availability = Availability(None if kept is None else kept.path.with_name(FILE_NAME))
@@ -71,15 +69,15 @@ class EventFeed:
         """What the VMs beside the engine are called from now on, by number."""
         self.detector.vms.names = self._peer_events.vm_names = names
 
-    def look(self, now_s: float) -> None:
-        """Show the detectors the state after a beat."""
+    def look(self, place: VmPlace, now_s: float) -> None:
+        """Show the detectors the state after a beat. `place`: where the VM is."""
         hosts = self._glances(now_s)
         self.detector.look(hosts, self._this_host.agent.silent_s(now_s), now_s)
         self._look_at_slots(hosts)
         self._look_at_this_host(now_s)
-        self.detector.vms.look(self._this_host.vms.here(now_s))
+        self.detector.vms.look(self._this_host.vms.samples(now_s))
         self.detector.vms.differences(self._this_host.vms.differences)
-        self._remember(now_s)
+        self._remember(place, now_s)
 
     def _glances(self, now_s: float) -> dict[int, HostGlance]:
         table, this_host = self._table, self._this_host
@@ -135,14 +133,14 @@ class EventFeed:
             None if in_use is None else disks_shown.differences(in_use), this_host.disks.held
         )
         budget_max_s = BUDGET_IO_TIMEOUTS * self._in_force.io_timeout_s
-        here = [this_host.vm.status(now_s)[0], *(vm.report for vm in this_host.vms.here(now_s))]
+        here = [this_host.vm.status(now_s)[0], *(vm.report for vm in this_host.vms.samples(now_s))]
         runs_vms = any(each.vm in (VmStatus.UP, VmStatus.UNKNOWN) for each in here)
         self.detector.budget(this_host.lockspace_budget_s(now_s), budget_max_s, runs_vms)
         proof = this_host.monitors.latest.get("can_start")
         if proof is not None and proof.verdict is not Verdict.UNKNOWN:
             self.detector.can_start(proof.problem)
 
-    def _remember(self, now_s: float) -> None:
+    def _remember(self, place: VmPlace, now_s: float) -> None:
         """Keep all hosts' scores, where the VM is, and since when."""
         table, this_host = self._table, self._this_host
         this_host.healthy_once.look(
@@ -159,7 +157,6 @@ class EventFeed:
         for host, report in table.members.reports.items():
             is_known = not is_blind and host not in table.silent
             scores[host] = report.score if is_known else None
-        place = self._place.now(now_s)
         where = place.host if place.up else 0
         self.history.take(scores, None if place.up is None else where, now_s)
         is_there = place.up and place.healthy is not False

@@ -146,34 +146,40 @@ class Table:
 
     def peers(self) -> tuple[PeerReport, ...]:
         """Every other host's report; an unchanged one is not made anew."""
+        return self._made(are_others_new=True)
+
+    def published(self) -> tuple[PeerReport, ...]:
+        """Every other host's report, for what its slot says: the other witnesses of its life in it
+        may be older than the slot. Costs nothing when it is asked again."""
+        return self._made(are_others_new=False) if self._published is None else self._published
+
+    def _made(self, are_others_new: bool) -> tuple[PeerReport, ...]:
+        """`are_others_new`: what the other witnesses say is taken in of unchanged slots too."""
         known, self._known = self._known, {}
         for host, report in sorted(self.members.reports.items()):
-            seen = self.seen.get(host)
-            renewal = self.lockspace.renewals.table.get(host)
-            others = slot_lines.Others(
-                *self.heartbeats.times(host),
-                self.lockspace.renewals.renewal_s(host),
-                0 if renewal is None else renewal.timestamp,
-                self.overdue_since_s(host),
-                self.machine.silent_since_s(host),
-                self._machine_heard_s(host),
-                self._storage_word(host),
-            )
-            old = known.get(host)
+            seen, old = self.seen.get(host), known.get(host)
             if old is None or old[0] is not report or old[1] is not seen:
-                is_signed = self.board.signed.get(host) in GOOD
+                others, is_signed = self._others(host), self.board.signed.get(host) in GOOD
                 made = slot_lines.peer_report(report, seen, others, is_signed, reached_of)
                 old = (report, seen, others, made)
-            elif old[2] != others:
+            elif are_others_new and old[2] != (others := self._others(host)):
                 old = (report, seen, others, slot_lines.with_others(old[3], others))
             self._known[host] = old
         self._published = tuple(old[3] for old in self._known.values())
         return self._published
 
-    def published(self) -> tuple[PeerReport, ...]:
-        """Every other host's report, for what its slot says: the witnesses of its life in it may
-        be as old as the last read of the whiteboard. Costs nothing when it is asked again."""
-        return self.peers() if self._published is None else self._published
+    def _others(self, host: int) -> slot_lines.Others:
+        """What the other witnesses say of a host now."""
+        renewal = self.lockspace.renewals.table.get(host)
+        return slot_lines.Others(
+            *self.heartbeats.times(host),
+            self.lockspace.renewals.renewal_s(host),
+            0 if renewal is None else renewal.timestamp,
+            self.overdue_since_s(host),
+            self.machine.silent_since_s(host),
+            self._machine_heard_s(host),
+            self._storage_word(host),
+        )
 
     def live(self) -> list[PeerReport]:
         """The reports of the hosts that live."""

@@ -73,9 +73,12 @@ def vms_seen(
             if vm.barred_until_s is not None:
                 barred.setdefault(number, {})[each.host.host_id] = vm.barred_until_s
     found: dict[int, VmSeen] = {}
+    unlisted: list[SeenHost] = []
     for number in numbers:
         up = up_at.get(number)
-        place = _where(number, up) if up else _nowhere(number, hosts, reads)
+        if not up and not unlisted:
+            unlisted = [_unlisted(each) for each in hosts]
+        place = _where(number, up) if up else _nowhere(number, hosts, unlisted, reads)
         at = acting_at.get(number)
         if place.host is not None:
             at = next(each for each in hosts if each.host.host_id == place.host)
@@ -100,24 +103,37 @@ def _good(health: Health) -> bool:
     return health is Health.GOOD
 
 
-def _nowhere(number: int, hosts: tuple[HostWord, ...], reads: OwnReads) -> VmPlace:
-    """The verdict on a VM that no live host has up."""
-    return vm_place([_as_seen(number, each) for each in hosts], reads)
+def _nowhere(
+    number: int, hosts: tuple[HostWord, ...], unlisted: list[SeenHost], reads: OwnReads
+) -> VmPlace:
+    """The verdict on a VM that no live host has up. `unlisted`: see _unlisted."""
+    seen = [
+        without if (vm := each.vms.get(number)) is None else _listed(each.host, vm)
+        for each, without in zip(hosts, unlisted, strict=True)
+    ]
+    return vm_place(seen, reads)
 
 
-def _as_seen(number: int, word: HostWord) -> SeenHost:
+def _unlisted(word: HostWord) -> SeenHost:
+    """The host with its word on a VM that it does not list in the place of that on the engine."""
+    host = word.host
+    status = VmStatus.DOWN if word.lists and host.vm is not None else None
+    heard = _heard(host)
+    return replace(host, vm=status, health=Health.BAD, reason="", moving=False, heard=heard)
+
+
+def _heard(host: SeenHost) -> VmStatus | None:
+    """An answer over the network names the engine alone: a sign of life, and no word on this VM."""
+    return None if host.heard is None else VmStatus.UNKNOWN
+
+
+def _listed(host: SeenHost, vm: PeerVm) -> SeenHost:
     """The host with its last word on this VM in the place of that on the engine."""
-    host, vm = word.host, word.vms.get(number)
-    # An answer over the network names the engine alone: a sign of life, and no word on this VM.
-    heard = None if host.heard is None else VmStatus.UNKNOWN
-    if vm is None:
-        status = VmStatus.DOWN if word.lists and host.vm is not None else None
-        return replace(host, vm=status, health=Health.BAD, reason="", moving=False, heard=heard)
     return replace(
         host,
         vm=vm.report.vm,
         health=vm.report.health,
         reason=vm.report.reason or "",
         moving=vm.state == MOVING,
-        heard=heard,
+        heard=_heard(host),
     )

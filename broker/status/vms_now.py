@@ -14,13 +14,13 @@ from dataclasses import replace
 from broker.config.in_force import InForce
 from broker.exchange.view import Exchange
 from broker.peers.table import Table
-from broker.peers.vm_place import OwnReads, PlaceSince, SeenHost
+from broker.peers.vm_place import OwnReads, PlaceSince
 from broker.peers.vm_places import HostWord, VmSeen, vms_seen
 from broker.registry.cache import RegistryCache
 from broker.status.boots import Boots
 from broker.status.vms import Known, n_plus_1, short
 from broker.this_host.facts import ThisHost
-from broker.this_host.place_seen import PlaceSeen
+from broker.this_host.place_seen import Looked, PlaceSeen
 from broker.whiteboard import vm_lines
 from broker.wire.vms import Room, WithoutPlace
 from scoring.decision import Code
@@ -41,7 +41,8 @@ PLANS_FRESH_S = 30.0
 
 
 class VmsNow:
-    """`look` once a beat; `known` for a status. With the engine alone nothing is asked here."""
+    """`without_place` once a beat; `known` for a status. With the engine alone nothing is asked
+    here."""
 
     def __init__(
         self,
@@ -69,40 +70,34 @@ class VmsNow:
         """Whether the registry has a VM beside the engine."""
         return any(number != ENGINE for number in self._registry.cached.vms)
 
-    def look(self, now_s: float) -> None:
-        """Take in the present places, and plan anew where something has changed."""
-        if not self.has_several:
-            self._several = self._plans = None
-        else:
-            self._look(now_s)
-
-    def _look(self, now_s: float) -> Mapping[int, VmSeen]:
-        hosts, reads = self._place.hosts(now_s)
+    def _look(self, looked: Looked, now_s: float) -> None:
         self._several = self._asked(now_s)
         if self._is_joining(now_s):
             self._several = self._plans = None
         else:
-            self._plan_deaths(self._several, reads, now_s)
-        found = self._seen(hosts, reads, now_s)
+            self._plan_deaths(self._several, looked.reads, now_s)
+        found = self._seen(looked, now_s)
         for number, vm in found.items():
             if number != ENGINE:
                 self._since.setdefault(number, PlaceSince()).look(vm.place, now_s)
                 self._boots.look(number, vm.place.up, vm.place.healthy, now_s)
         self._boots.keep(found)
-        return found
 
-    def without_place(self, now_s: float) -> tuple[WithoutPlace, ...]:
-        """`look`, and the VMs that have no place now, or would have none after a host's death."""
+    def without_place(self, looked: Looked, now_s: float) -> tuple[WithoutPlace, ...]:
+        """Take in the present places, plan anew where something has changed, and return the VMs
+        that have no place now, or would have none after a host's death."""
         if not self.has_several:
             self._several = self._plans = None
             return ()
-        known = self._known(self._look(now_s), now_s)
+        self._look(looked, now_s)
+        # The plans alone say it, not where the VMs are now.
+        known = Known(self._specs(), {}, self._name_of, plan=self._plan, plans=self._plans_now)
         return (*short(known), *n_plus_1(known))
 
     def room_for(self, spec: VmSpec, now_s: float) -> Room:
         """What would have no place if the registry had that VM, and has one without it."""
         observation = self._exchange.observation(now_s)
-        reads = self._place.hosts(now_s)[1]
+        reads = self._place.reads(now_s)
         is_known = observation.registry > 0 and not self._is_joining(now_s)
         if not is_known or self._table.is_blind(now_s):
             return Room(known=False)
@@ -128,17 +123,17 @@ class VmsNow:
 
     def known(self, now_s: float) -> Known:
         """All VMs, the engine among them."""
-        return self._known(self._seen(*self._place.hosts(now_s), now_s), now_s)
+        return self._known(self._seen(self._place.look(now_s), now_s), now_s)
 
     def _known(self, seen: Mapping[int, VmSeen], now_s: float) -> Known:
-        several, plans, cached = self._several, self._plans, self._registry.cached
+        cached = self._registry.cached
         return Known(
             self._specs(),
             seen,
             self._name_of,
             {number: self._for_s(number, vm, now_s) for number, vm in seen.items()},
-            plan=NO_PLAN if several is None else several.plan,
-            plans={} if plans is None else plans[2],
+            plan=self._plan,
+            plans=self._plans_now,
             host_id=self._in_force.host_id,
             refused=dict(cached.damaged),
             said=self._said(now_s),
@@ -151,6 +146,16 @@ class VmsNow:
                 for number, found in self._this_host.vms.differences.items()
             },
         )
+
+    @property
+    def _plan(self) -> Plan:
+        """Where the missing VMs go."""
+        return NO_PLAN if self._several is None else self._several.plan
+
+    @property
+    def _plans_now(self) -> Mapping[int, Plan]:
+        """Where all VMs would go after each host's death; empty: not known."""
+        return {} if self._plans is None else self._plans[2]
 
     def _differs(self) -> dict[tuple[int, int], tuple[str, ...]]:
         """In what each VM runs unlike its definition, by the word of its host."""
@@ -191,7 +196,8 @@ class VmsNow:
 
     # --- where they are -------------------------------------------------------------------
 
-    def _seen(self, hosts: list[SeenHost], reads: OwnReads, now_s: float) -> Mapping[int, VmSeen]:
+    def _seen(self, looked: Looked, now_s: float) -> Mapping[int, VmSeen]:
+        hosts, reads, place = looked
         peers = {peer.host_id: peer for peer in self._table.published()}
         words = []
         for host in hosts:
@@ -205,7 +211,7 @@ class VmsNow:
         numbers = [spec.number for spec in self._specs() if spec.number != ENGINE]
         found = dict(vms_seen([ENGINE, *numbers], words, reads))
         # The engine's place is more than the slots: its lease, and its answer over the network.
-        engine, place = found[ENGINE], self._place.of(hosts, reads, now_s)
+        engine = found[ENGINE]
         word = next((w.vms.get(ENGINE) for w in words if w.host.host_id == place.host), None)
         found[ENGINE] = VmSeen(
             ENGINE,
@@ -221,9 +227,9 @@ class VmsNow:
         is_away = agent.last is None or agent.silent_s(now_s) is not None
         said = {} if is_away or agent.last is None else {vm.number: vm for vm in agent.last.vms}
         words = {ENGINE: PeerVm(self._this_host.vm.status(now_s)[0], agent.state or "")}
-        for here in vms.here(now_s):
+        for here in vms.samples(now_s):
             its = said.get(here.number)
-            word = PeerVm(here.report, last_ran=here.last_ran)
+            word = PeerVm(here.report, last_ran=vms.last_ran(here.number))
             if its is not None:
                 word = word._replace(
                     state=its.state,

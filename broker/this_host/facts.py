@@ -92,7 +92,7 @@ class ThisHost:
             and self.vm.facts.leftover is None
             and all(
                 (vm.report.vm in NO_PROCESS or vm.number in ending) and vm.domain.leftover is None
-                for vm in self.vms.here(now_s)
+                for vm in self.vms.samples(now_s)
             )
         )
 

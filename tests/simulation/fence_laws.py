@@ -179,14 +179,12 @@ class FenceLaws:
         return _runs_nothing(target) and (lately or self._gives_up(target))
 
     def _gives_up(self, target: Host) -> bool:
-        patience_s = self._world.config(target).rules(0).timing.storage_patience
         faults = [target.storage.of(part)[0] for part in ("whiteboard", "leases")]
-        return (
-            _runs_nothing(target)
-            and all(fault in LOST for fault in faults)
-            and 0 < patience_s <= self._now_s - target.storage.since_s + EDGE_S
-            and any(host.storage.fault not in LOST for host in self._world.hosts.values())
-        )
+        if not _runs_nothing(target) or not all(fault in LOST for fault in faults):
+            return False
+        patience_s = self._world.config(target).rules(0).timing.storage_patience
+        is_over = 0 < patience_s <= self._now_s - target.storage.since_s + EDGE_S
+        return is_over and any(h.storage.fault not in LOST for h in self._world.hosts.values())
 
     def _of_its_word(self, target: Host) -> Iterator[str]:
         """What its slot says, if it was written since."""

@@ -31,8 +31,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from scoring.vm.plan import NO_PLAN, Plan, place
 from scoring.vm.plan import Host as Room
-from scoring.vm.plan import Plan, place
 from scoring.vm.spec import apart_of, together_of
 from scoring.vm_facts import ENGINE, Pause, VmSpec, Want
 from tests.simulation import fitness
@@ -308,19 +308,18 @@ class VmLaws:
             if at != self._at.get(vm):
                 self._at[vm], self._at_changed_s[vm] = at, self._now_s
         missing = [vm for vm in vms.numbers if self._is_missing(vm)]
-        if missing:
-            short = self.true_plan().short
-            self._short_s.update(dict.fromkeys(short, self._now_s))
+        plan = self.true_plan() if missing else NO_PLAN
+        self._short_s.update(dict.fromkeys(plan.short, self._now_s))
         self._look_at_ready()
-        self._look_at_idle()
+        self._look_at_idle(plan)
 
     def is_short(self, vm: int) -> bool:
         """Whether at the last look no host had the room for it."""
         return self._now_s - self._short_s.get(vm, float("-inf")) < LOOK_S
 
-    def _look_at_idle(self) -> None:
-        """Whether nobody does anything for a VM that somebody could help."""
-        idle = {vm for vm in self._world.vms.numbers if self._could_be_helped(vm)}
+    def _look_at_idle(self, plan: Plan) -> None:
+        """Whether nobody does anything for a VM that somebody could help. `plan`: see true_plan."""
+        idle = {vm for vm in self._world.vms.numbers if self._could_be_helped(vm, plan)}
         for vm in self._idle_since_s.keys() - idle:
             del self._idle_since_s[vm]
         for vm in idle:
@@ -329,7 +328,7 @@ class VmLaws:
                 called = self._world.vms.name_of(vm)
                 self._breach("up", f"{called} is unwell, and nothing was done in {idle_s:.0f} s")
 
-    def _could_be_helped(self, vm: int) -> bool:
+    def _could_be_helped(self, vm: int, plan: Plan) -> bool:
         """Whether it is wanted and not healthy, and a host could start it or end it."""
         world, vms = self._world, self._world.vms
         if not vms.wanted(vm) or vms.is_healthy(vm) or vms.is_held_back(vm):
@@ -338,7 +337,7 @@ class VmLaws:
             return False
         runs = [host for host in world.hosts.values() if vm in host.qemus]
         if not runs:
-            return vm in self.true_plan().order
+            return vm in plan.order
         host, qemu = runs[0], runs[0].qemus[vm]
         is_its = len(runs) == 1 and qemu.pause is not Pause.USER and not host.own_check_fails
         return is_its and fitness.could_act(world, host)
