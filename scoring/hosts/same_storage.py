@@ -262,12 +262,11 @@ def _differing(theirs: Ids, own: Ids) -> str:
 
 def judge(peers: Mapping[int, Compared], now_s: float, limits: Limits) -> Judgement:
     """The result of comparing all peers (rules 2 to 5)."""
-    others = {
-        host: peer for host, peer in sorted(peers.items()) if _is_elsewhere(peer, now_s, limits)
-    }
+    ordered = sorted(peers.items())
+    others = {host: peer for host, peer in ordered if _is_elsewhere(peer, now_s, limits)}
     texts = {host: peer.text for host, peer in others.items()}
-    odd = {host: peer.text for host, peer in sorted(peers.items()) if peer.finding is Finding.ODD}
-    unsure = tuple(host for host, peer in sorted(peers.items()) if _is_unsure(peer, now_s, limits))
+    odd = {host: peer.text for host, peer in ordered if peer.finding is Finding.ODD}
+    unsure = tuple(host for host, peer in ordered if _is_unsure(peer, now_s, limits))
     return Judgement(_unfit(peers, others, now_s, limits), texts, odd, unsure)
 
 
