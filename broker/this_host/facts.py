@@ -110,15 +110,13 @@ class ThisHost:
         """The status that this host publishes."""
         report, in_force = self.agent.last, self._in_force
         silent_s = self.agent.silent_s(now_s)
-        penalties: tuple[PenaltyOnWire, ...] = ()
-        score, agent = 0, "ok"
+        penalties: tuple[PenaltyOnWire, ...]
         if report is None or silent_s is not None:
-            agent = "silent" if report is None else f"silent for {silent_s:.0f} s"
             why = "the agent on this host does not report"
+            score = 0
             penalties = (PenaltyOnWire("agent", in_force.config.score.base_score, why),)
         else:
             score, penalties = report.score, report.penalties
-            agent = "stopped" if report.stopped else "ok"
         intent, move = slot_lines.intent_of(self.agent.intent_line(now_s), in_force.host_id)
         written_s = self._board.last_write_s
         return HostStatus(
@@ -136,7 +134,7 @@ class ThisHost:
             **standing_fields(self._lockspace.witnesses.get(in_force.host_id), now_s),
             stopped=report.stopped if report is not None else False,
             local=True,
-            agent=agent,
+            agent=self._agent_state(now_s),
             domain_type=report.domain_type if report is not None else "",
             unknown=report.unknown if report is not None else (),
             intent=intent,
@@ -153,6 +151,15 @@ class ThisHost:
             unprotected=self.said_of(Code.VM_UNPROTECTED, now_s),
             stuck=self.said_of(Code.DRAIN_STUCK, now_s),
         )
+
+    def _agent_state(self, now_s: float) -> str:
+        """Whether the agent reports: ok, stopped, or silent and for how long."""
+        report, silent_s = self.agent.last, self.agent.silent_s(now_s)
+        if report is None:
+            return "silent"
+        if silent_s is not None:
+            return f"silent for {silent_s:.0f} s"
+        return "stopped" if report.stopped else "ok"
 
     def said_of(self, code: Code, now_s: float) -> tuple[int, ...]:
         """The VMs of which the agent reports this reason."""
@@ -188,11 +195,11 @@ class ThisHost:
 
     def line(self, now_s: float) -> str:
         """The state in one line, for the service manager."""
-        own, board, lockspace = self.status(now_s), self._board, self._lockspace
+        board, lockspace = self._board, self._lockspace
         parts = [
-            f"host {own.host_id}",
+            f"host {self._in_force.host_id}",
             "lockspace joined" if lockspace.joined else lockspace.problem,
-            f"agent {own.agent}",
+            f"agent {self._agent_state(now_s)}",
             f"storage: {board.problem}" if board.problem else "storage ok",
             self._in_force.problem,
         ]
