@@ -18,6 +18,7 @@ import struct
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from agent.storage.watched import os_error
@@ -34,14 +35,19 @@ _ITEM, _ERROR, _BUG = range(3)
 #: How often it is looked for a child that hangs in a file; how long that lasts then, and how long
 #: at least where the command has to end.
 _LOOK_S, HANGS_S, HANGS_LEAST_S = 0.5, 6.0, 3.0
+#: A check that waited so large a part of its time for a processor was not able to answer.
+WAITED_SHARE_MAX = 0.25
 
 
 class CheckHangs(CommandError):
     """The check gave no result in time. `in_file`: it hangs in a call on a file, of the path
-    `place`, "" where that is not known. str(): one line for the finding."""
+    `place`, "" where that is not known. `cut_short`: it had not the time to answer, so that
+    nothing is known by its silence. str(): one line for the finding."""
 
-    def __init__(self, name: str, seconds: float, in_file: bool, place: str) -> None:
-        self.in_file = in_file
+    def __init__(
+        self, name: str, seconds: float, in_file: bool, place: str, cut_short: bool = False
+    ) -> None:
+        self.in_file, self.cut_short = in_file, cut_short
         on = f", it hangs on {place}" if place else ""
         super().__init__(ExitCode.STORAGE, f"{name} has not answered for {seconds:.0f} s{on}")
 
@@ -106,7 +112,8 @@ class Check(Generic[T]):
         if call and now_s >= self._over_s(self._hangs[1]):
             raise CheckHangs(self._name, now_s - self._hangs[1], True, place)
         if now_s >= until_s:
-            raise CheckHangs(self._name, now_s - self._began_s, bool(call), place)
+            short = not call and is_cut_short(until_s - self._began_s, _waited_s(self._child))
+            raise CheckHangs(self._name, now_s - self._began_s, bool(call), place, short)
 
     def _over_s(self, since_s: float) -> float:
         """When a call on a file that began at `since_s` counts as hanging."""
@@ -114,6 +121,21 @@ class Check(Generic[T]):
         if since_s < self._hang_until_s:
             over_s = min(over_s, max(since_s + HANGS_LEAST_S, self._hang_until_s))
         return over_s
+
+
+def is_cut_short(given_s: float, waited_s: float) -> bool:
+    """Whether a check that was given `given_s`, and waited for a processor for `waited_s`, had too
+    little time to answer: then its silence proves no fault (law 7)."""
+    return given_s < HANGS_LEAST_S or waited_s > WAITED_SHARE_MAX * given_s
+
+
+def _waited_s(child: int) -> float:
+    """How long a process has been ready to run and had no processor; 0 where the kernel does not
+    say. The second number of /proc/PID/schedstat, in ns (kernel: Documentation/scheduler)."""
+    try:
+        return int(Path(f"/proc/{child}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _child(writes: int, look: Callable[[], Iterable[object]]) -> None:

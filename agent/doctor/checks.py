@@ -140,8 +140,9 @@ def check(path: str, began_s: float) -> Iterator[Finding]:
         if why_not:
             yield _not_looked_at(name, why_not)
             continue
+        until_s = time.monotonic() + patience_s
         begun = Check(name, functools.partial(look, config))
-        not_now = (yield from _ended(name, begun, time.monotonic() + patience_s)) or not_now
+        not_now = (yield from _ended(name, begun, until_s)) or not_now
     there: dict[str, Callable[[Config, float], Found]] = {
         "heartbeat": heartbeat_ports,
         "libvirt": libvirt_peers,
@@ -171,11 +172,18 @@ def _ended(
         for verdict, text, fix in begun.found(until_s):
             yield Finding(name, verdict, text, fix)
     except CheckHangs as error:
-        yield Finding(name, "fail", str(error), _HANGS)
+        yield _silent(name, error)
         return str(error) if error.in_file else ""
     except CommandError as error:
         yield Finding(name, "fail", str(error))
     return ""
+
+
+def _silent(name: str, error: CheckHangs) -> Finding:
+    """A check that gave no answer; on a machine too busy to make it nothing is known by that."""
+    if error.cut_short:
+        return _not_looked_at(name, f"this machine is busy, and {error}")
+    return Finding(name, "fail", str(error), _HANGS)
 
 
 def _not_looked_at(name: str, why: str) -> Finding:
@@ -197,7 +205,7 @@ def _of_file(path: str, not_now: str, until_s: float) -> Generator[Finding, None
             fix = "ha-agent config check" if is_more else ""
             yield Finding(found.name, verdict, found.text, fix)
     except CheckHangs as error:
-        yield Finding("file", "fail", str(error), _HANGS)
+        yield _silent("file", error)
         return str(error) if error.in_file else ""
     return ""
 
