@@ -13,7 +13,7 @@ import sanlock
 
 from agent.setup.answers import Asker
 from agent.setup.membership import leave_lockspace, own_id
-from agent.setup.undo import undo_steps
+from agent.setup.undo import guests_with_a_lease, undo_steps
 from agent.storage.identity import identity_step
 from agent.storage.made import sanlock_errors
 from agent.storage.watched import read_leases, read_slots, storage_error
@@ -66,7 +66,9 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
 
 
 def vm_is_not_here(config: Config) -> str:
-    """A sentence that the VM is not here; CommandError where it is, or where libvirt fails."""
+    """A sentence that no protected VM runs here; CommandError where one does, or libvirt fails.
+
+    The engine is looked for by its name, with a lease or without; the others by their leases."""
     try:
         connection = libvirt.open(config.libvirt.uri)
         try:
@@ -87,7 +89,14 @@ def vm_is_not_here(config: Config) -> str:
             f"{config.vm.name} runs here; move it away first: ha-agent maintenance local"
             " (then wait until ha-agent --status says LocalMaintenance)",
         )
-    return f"{config.vm.name} does not run here"
+    others = guests_with_a_lease(config.libvirt.uri, config.storage.lockspace)
+    if others:
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{', '.join(others)} runs here under a lease of this cluster; move it away first:"
+            " ha-agent maintenance local --wait",
+        )
+    return f"{config.vm.name} does not run here, nor another VM of this cluster"
 
 
 def broker_answers(config: Config) -> bool:

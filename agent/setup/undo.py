@@ -61,15 +61,16 @@ def _libvirt_step(config: Config) -> Step:
     return Step(step.name, look, f"{step.plan}, and restarting libvirt", act)
 
 
-def guests_with_a_lease(uri: str) -> list[str]:
-    """The running VMs of this host that have a lease; CommandError where libvirt does not say."""
+def guests_with_a_lease(uri: str, lockspace: str | None = None) -> list[str]:
+    """The running VMs of this host that have a lease (in `lockspace`, if it is given); CommandError
+    where libvirt does not say."""
     try:
         connection = libvirt.openReadOnly(uri)
         try:
             return [
                 domain.name()
                 for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-                if _has_lease(domain.XMLDesc())
+                if _has_lease(domain.XMLDesc(), lockspace)
             ]
         finally:
             connection.close()
@@ -79,9 +80,10 @@ def guests_with_a_lease(uri: str) -> list[str]:
         ) from None
 
 
-def _has_lease(xml: str) -> bool:
+def _has_lease(xml: str, lockspace: str | None) -> bool:
     root = ElementTree.fromstring(xml)  # noqa: S314  (libvirt's word)
-    return root.find("devices/lease") is not None
+    spaces = [lease.findtext("lockspace", "") for lease in root.iterfind("devices/lease")]
+    return bool(spaces) if lockspace is None else lockspace in spaces
 
 
 def _line_step(name: str, lines: Mapping[str, str]) -> Step:

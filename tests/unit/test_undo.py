@@ -7,9 +7,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.setup import undo
+from agent.setup.leave import vm_is_not_here
 from agent.setup.undo import undo_steps
 from agent.storage.device_rule import HEAD
 from agent.terminal.errors import CommandError
@@ -108,3 +110,21 @@ def test_what_the_page_says_that_it_takes_back_it_takes_back(
         step.act()
     assert not any(line in file.read_text() for line, file in zip(lines, files, strict=False))
     assert not files[3].exists()
+
+
+@pytest.mark.parametrize(
+    ("lockspace", "name", "refused"), [("ha", "db", True), ("other", "db", False)]
+)
+def test_whoever_runs_a_vm_of_the_cluster_does_not_leave(
+    tmp_path: Path, config: Config, lockspace: str, name: str, refused: bool
+) -> None:
+    """Only the engine kept a host from leaving: a VM of the registry ran on, unwatched."""
+    (tmp_path / "node.xml").write_text(NODE)
+    own = msgspec.structs.replace(config.storage, lockspace=lockspace)
+    libvirt_here = msgspec.structs.replace(config.libvirt, uri=f"test://{tmp_path}/node.xml")
+    here = msgspec.structs.replace(config, storage=own, libvirt=libvirt_here)
+    if refused:
+        with pytest.raises(CommandError, match=f"{name} runs here under a lease of this cluster"):
+            vm_is_not_here(here)
+    else:
+        assert vm_is_not_here(here).endswith("nor another VM of this cluster")
