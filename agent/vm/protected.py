@@ -131,6 +131,8 @@ class RecordedVm:
             raise DefinitionError(f"{record.name}: {why}")
         if record.removed or xml is None:
             raise DefinitionError(f"{record.name} has no definition in the registry")
+        if why := record.why_not_on(self.config.host.id):
+            raise DefinitionError(why)
         try:
             align = layout_at(self.config.storage.leases).align
         except VolumeError as error:

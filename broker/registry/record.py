@@ -151,6 +151,16 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
             migration_timeout_s=self.migration_timeout_s,
         )
 
+    def why_not_on(self, host_id: int) -> str:
+        """Why the VM must not be started on that host, by what an administrator wants; "": it may.
+        For the last look of a start: a decision on this record would not have begun it."""
+        if self.want is Want.DOWN:
+            return f"{self.name} is wanted down since this start was decided"
+        if self.only and host_id not in self.only:
+            hosts = ", ".join(map(str, self.only))
+            return f"{self.name} may run on hosts {hosts} alone since this start was decided"
+        return ""
+
     def free_place(self) -> int:
         """The place for the next definition: an unused one, or the oldest."""
         held = [kept.place for kept in self.definitions]

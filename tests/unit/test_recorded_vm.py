@@ -36,6 +36,7 @@ from broker.lockspace.delta_leases import Layout
 from broker.registry.cache import Cached, write_kept
 from broker.registry.record import Definition, VmRecord
 from scoring.observation import StartResult, VmStartEnded, VmStopEnded
+from scoring.vm_facts import Want
 from tests.fakes.libvirt_errors import libvirt_error
 
 UUID = "6e67696e-0000-4000-8000-000000000002"
@@ -154,6 +155,25 @@ def test_a_definition_that_does_not_fit_its_record_is_not_started(
 ) -> None:
     host.keep(record(xml), xml)
     assert says in refused(host)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"want": Want.DOWN}, "db is wanted down since this start was decided"),
+        ({"only": (2, 3)}, "db may run on hosts 2, 3 alone since this start was decided"),
+        ({"only": (1, 3)}, ""),
+    ],
+)
+def test_a_start_that_the_registry_forbids_by_now_is_not_carried_out(
+    host: Host, changes: dict[str, Any], says: str
+) -> None:
+    """The decision was made by an older copy, and the start has waited since."""
+    host.keep(record(generation=2, **changes), generation=2)
+    if says:
+        assert refused(host, 2) == says
+    else:
+        assert host.vm.wanted(2).name == "db"
 
 
 def test_a_removed_vm_is_not_started_and_can_still_be_ended(host: Host) -> None:
