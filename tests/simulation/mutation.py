@@ -7,7 +7,8 @@ first, until one does not hold any more: the change is killed then. What no stor
 survives; unit tests may hold it all the same (`make mutation`).
 
 What has been found is kept in a file, a line for each change, and is not run again while the line
-of code is the same; a survivor is, where more stories run through it than then.
+of code is the same; a survivor is, where a story runs through it that did not then. Equal lines of
+several functions, and equal words within one, are changes of their own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import copy
 import importlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +50,8 @@ _COMPARED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
 
 class Kept(msgspec.Struct, frozen=True):
     """What became of one change. `killer`: the story that noticed it; "": none, or none runs
-    through it (`stories` 0). `text`: the line of code."""
+    through it (`stories` 0). `text`: the line of code. `function`, `nth`: see Change. `told`: the
+    stories that run through it."""
 
     module: str
     line: int
@@ -56,36 +59,71 @@ class Kept(msgspec.Struct, frozen=True):
     text: str
     stories: int
     killer: str
+    function: str = ""
+    nth: int = 0
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`node`: the how-manieth node of the tree; `line`: where it is, from 1 on."""
+    """`node`: the how-manieth node of the tree; `line`: where it is, from 1 on; `function`: in
+    which function, with its class; `nth`: which one of those that read the same there, from 0 on.
+    """
 
     node: int
     line: int
     what: str
+    function: str
+    nth: int
 
 
 def changes(source: str) -> Iterator[Change]:
     """All changes of the functions of a file. A text is none: people read it."""
     tree = ast.parse(source)
-    inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
-    inside -= {id(n) for f in ast.walk(tree) if isinstance(f, ast.JoinedStr) for n in ast.walk(f)}
+    inside = dict(_functions_of_nodes(tree))
+    for text in (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)):
+        for node in ast.walk(text):
+            inside.pop(id(node), None)
+    lines = source.splitlines()
+    met: Counter[tuple[str, str, str]] = Counter()
     for number, node in enumerate(ast.walk(tree)):
-        if id(node) not in inside:
-            continue
-        match node:
-            case ast.Compare():
-                yield Change(number, node.lineno, f"{ast.unparse(node)}: compared otherwise")
-            case ast.BoolOp():
-                yield Change(number, node.lineno, f"{ast.unparse(node)}: and <-> or")
-            case ast.UnaryOp(op=ast.Not()):
-                yield Change(number, node.lineno, f"{ast.unparse(node)}: without not")
-            case ast.Constant(value=bool(value)):
-                yield Change(number, node.lineno, f"{value} -> {not value}")
-            case ast.Constant(value=int(value) | float(value)):
-                yield Change(number, node.lineno, f"{value} -> {value + 1}")
+        what = _change_of(node)
+        if id(node) in inside and what:
+            assert isinstance(node, ast.expr)
+            key = inside[id(node)], lines[node.lineno - 1].strip(), what
+            yield Change(number, node.lineno, what, key[0], met[key])
+            met[key] += 1
+
+
+def _functions_of_nodes(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The id of each node within a function, with that function's name behind its class's."""
+
+    def walk(node: ast.AST, names: tuple[str, ...], is_inside: bool) -> Iterator[tuple[int, str]]:
+        if is_inside:
+            yield id(node), ".".join(names)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names, is_inside = (*names, node.name), isinstance(node, ast.FunctionDef)
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, names, is_inside)
+
+    return walk(tree, (), False)
+
+
+def _change_of(node: ast.AST) -> str:
+    """The change of a node in words; "": it is not changed."""
+    match node:
+        case ast.Compare():
+            return f"{ast.unparse(node)}: compared otherwise"
+        case ast.BoolOp():
+            return f"{ast.unparse(node)}: and <-> or"
+        case ast.UnaryOp(op=ast.Not()):
+            return f"{ast.unparse(node)}: without not"
+        case ast.Constant(value=bool(value)):
+            return f"{value} -> {not value}"
+        case ast.Constant(value=int(value) | float(value)):
+            return f"{value} -> {value + 1}"
+        case _:
+            return ""
 
 
 def changed(source: str, change: Change, path: str) -> CodeType:
@@ -199,7 +237,8 @@ def run(
             text = source.splitlines()[change.line - 1].strip()
             through = _through(stories, files[name], change)
             before = _known(known, name, change, text)
-            if before is None or (not before.killer and len(through) > before.stories):
+            told = {story.name for story in through}
+            if before is None or (not before.killer and not told <= {*before.told}):
                 if time.process_time() > until_s:
                     say(f"{name}:{change.line}: the time is over")
                     return found
@@ -224,7 +263,8 @@ def _wanted(source: str, only: str) -> Iterator[Change]:
 
 def _known(known: Sequence[Kept], name: str, change: Change, text: str) -> Kept | None:
     for one in reversed(known):
-        if (one.module, one.change, one.text) == (name, change.what, text):
+        its = (one.module, one.function, one.change, one.text, one.nth)
+        if its == (name, change.function, change.what, text, change.nth):
             return one
     return None
 
@@ -255,4 +295,6 @@ def _try(
                 break
     finally:
         put_in(module, compile(source, file, "exec"))
-    return Kept(name, change.line, change.what, text, len(through), killer)
+    told = tuple(story.name for story in through)
+    function, nth = change.function, change.nth
+    return Kept(name, change.line, change.what, text, len(through), killer, function, nth, told)

@@ -57,6 +57,49 @@ def test_all_changes_of_the_functions() -> None:
         assert said() == as_written
 
 
+def test_equal_lines_are_changes_of_their_own() -> None:
+    """Two functions, a method, or one line may have the same words: what became of one of them says
+    nothing of the others."""
+    source = (
+        "def one(n):\n    return n > 3 or n > 3\n\n"
+        "class Two:\n    def one(self, n):\n        return n > 3\n"
+    )
+    found = [change for change in changes(source) if change.what == "n > 3: compared otherwise"]
+    assert sorted((each.function, each.nth) for each in found) == [
+        ("Two.one", 0),
+        ("one", 0),
+        ("one", 1),
+    ]
+
+
+def test_a_survivor_is_tried_again_by_another_story(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many stories as before, but not the same ones."""
+    path = tmp_path / "planted_again.py"
+    path.write_text("def due(n):\n    return n > 3\n\n\ndef late(n):\n    return n > 3\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(mutation.MODULES, "planted", "planted_again")
+
+    def tell(story: Story) -> None:
+        from planted_again import due, late  # type: ignore[import-not-found]
+
+        assert story.name != "boundary" or not due(3)
+        late(1)
+        due(1)
+
+    monkeypatch.setattr(Story, "tell", tell)
+    kept = tmp_path / "kept.jsonl"
+
+    def killers(name: str) -> list[tuple[str, bool]]:
+        found = mutation.run(["planted"], [Story(name, "", {})], kept, "", 1.0, lambda text: None)
+        compared = [one for one in found if "compared" in one.change]
+        return [(one.function, bool(one.killer)) for one in compared]
+
+    assert killers("far") == [("due", False), ("late", False)]
+    assert killers("boundary") == [("due", True), ("late", False)]
+
+
 def test_the_shortest_story_through_the_line_kills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
