@@ -166,10 +166,16 @@ class GuardedDevice:
         return await self._ask(system_uuid, check)
 
     async def switch(self, system_uuid: str, on: bool, still: Still = always) -> Finding:
-        """Order it on or hard off, unless it is so already, or is not proven to be the host's, or
-        `still` gives a reason not to."""
+        """Order it on or hard off, unless it is not proven to be the host's, or `still` gives a
+        reason not to. One that reads off is not ordered off. One that reads on is ordered on all
+        the same: the order changes nothing where that is true, and some devices tell the power of
+        many seconds ago.
+
+        A device that did not let this host in is asked once more: an order always comes right after
+        a reading, so one that answers every other question would swallow each of them. Lasts up to
+        twice the device's time."""
         wanted = Power.ON if on else Power.OFF
-        tried = False
+        tried = was_let_in = False
 
         def last_look() -> str:
             nonlocal tried
@@ -178,25 +184,35 @@ class GuardedDevice:
             return why
 
         def switch(login: Login, found: Finding, deadline_s: float) -> Finding:
+            nonlocal was_let_in
+            was_let_in = True
             found = _look(login, found, deadline_s)
-            if not found.usable or found.power is wanted:
+            if not found.usable or (found.power is wanted and not on):
                 return found
+            was_so = found.power is wanted
             try:
                 login.switch(on, last_look)
-            except Withdrawn as error:
+            except Exception as error:
+                if not was_so:
+                    return failed(login, found, deadline_s, error)
+                log.info("%s reads on, and was not ordered on: %s", self.name, self._say(error))
+            return found if was_so else Finding(found.power, found.identity, ordered=True)
+
+        def failed(login: Login, found: Finding, deadline_s: float, error: Exception) -> Finding:
+            if isinstance(error, Withdrawn):
                 detail = f"{self.name}: the order was withdrawn: {error}"
                 return replace(found, detail=detail, withdrawn=True)
-            except Pointless:
-                raise
-            except Exception:
-                # The power counts, not the answer: some devices refuse to switch off a host that is
-                # off already.
-                if not _becomes(login, wanted, deadline_s, self._clock):
-                    raise
-                return Finding(wanted, found.identity)
-            return Finding(found.power, found.identity, ordered=True)
+            # The power counts, not the answer: some devices refuse to switch off a host that is off
+            # already.
+            is_pointless = isinstance(error, Pointless)
+            if is_pointless or not _becomes(login, wanted, deadline_s, self._clock):
+                raise error
+            return Finding(wanted, found.identity)
 
-        return replace(await self._ask(system_uuid, switch), tried=tried)
+        found = await self._ask(system_uuid, switch)
+        if not was_let_in and not still():
+            found = await self._ask(system_uuid, switch)
+        return replace(found, tried=tried)
 
     async def _ask(self, system_uuid: str, then: _Then) -> Finding:
         """Log in, find out whose machine it is, and continue with `then`."""

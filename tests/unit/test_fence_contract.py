@@ -141,6 +141,19 @@ def test_what_is_off_already_is_not_ordered_off(site: Site) -> None:
     assert len(site.orders) == 1
 
 
+def test_what_reads_on_already_is_ordered_on_all_the_same(site: Site) -> None:
+    """The reading may be an old one: for it a host stayed off that nobody had switched on."""
+    found = asyncio.run(device(site).switch(str(MACHINE), on=True))
+    assert found.power is Power.ON and found.usable
+    assert len(site.orders) == 1 and site.on
+
+
+def test_an_order_to_a_host_that_lives_again_is_withdrawn_and_it_is_on(site: Site) -> None:
+    found = asyncio.run(device(site).switch(str(MACHINE), on=True, still=lambda: "it lives"))
+    assert found.power is Power.ON and found.usable and not found.withdrawn
+    assert site.orders == []
+
+
 def test_a_check_changes_nothing(site: Site) -> None:
     found = asyncio.run(device(site).check(str(MACHINE)))
     assert found.power is Power.ON and found.usable and found.detail == ""
