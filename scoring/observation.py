@@ -270,6 +270,8 @@ class LeaseAnswer:
     lease. `current_generation`: the generation of that host id now (0: not known); a larger one
     means that the process that took the lease is gone. `owner_timestamp`: the owner's last renewal.
     `dead_in_s`: the longest time until sanlock calls the owner dead (None: not known).
+    `owner_io_timeout_s`: the io_timeout of the owner's sanlock, which counts for all that is known
+    of its renewals (0: not known).
     """
 
     known: bool
@@ -282,6 +284,7 @@ class LeaseAnswer:
     dead_in_s: float | None = None
     detail: str = ""
     vm: int = 1
+    owner_io_timeout_s: float = 0.0
 
     @property
     def owner_is_gone(self) -> bool:

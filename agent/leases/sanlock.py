@@ -177,6 +177,7 @@ class SanlockLeases:
             standing=Standing.FREE if renewal[1] == 0 else standing,
             dead_in_s=self._dead_in_s(host, asked_s),
             vm=vm,
+            owner_io_timeout_s=_io_timeout_of(host),
         )
 
     async def _ask_lease(self, resource: str, offset: int | None) -> LeaseAnswer:
@@ -213,6 +214,7 @@ class SanlockLeases:
             owner_timestamp=now_on_disk[1],
             standing=standing,
             dead_in_s=self._dead_in_s(host, asked_s),
+            owner_io_timeout_s=_io_timeout_of(host),
         )
 
     def _ask(
@@ -233,7 +235,8 @@ class SanlockLeases:
         if old is None or old[:2] != key:
             old = (*key, now_s)
             self._renewals[host["host_id"]] = old
-        return host_dead_s(self._storage.io_timeout) - (now_s - old[2])
+        io_timeout_s = _io_timeout_of(host) or self._storage.io_timeout
+        return host_dead_s(io_timeout_s) - (now_s - old[2])
 
     # --- the fence lease ----------------------------------------------------------------
 
@@ -396,6 +399,11 @@ class SanlockLeases:
 
     def _delta(self, host_id: int) -> str:
         return f"{self._storage.lockspace}:{host_id}:{self._storage.leases}:0"
+
+
+def _io_timeout_of(host: dict[str, int]) -> float:
+    """The io_timeout of a host's sanlock, by which all others count; 0: it does not say."""
+    return float(host.get("io_timeout", 0))
 
 
 def _text(error: Exception) -> str:

@@ -78,7 +78,7 @@ class Evidence:
     hosts that publish that the owner answers them over the network. `ask`: the owner lives and asks
     to be switched off (None: it does not; see scoring/hosts/fence_ask.py); `spec`: the VM that it
     asks for, by the registry. `reached_by`: the hosts that have reached that VM there lately, as
-    its users do; `reached_s`: when the last such question was asked that the engine answered (None:
+    its users do; `reached_s`: when the last such question was asked that a VM there answered (None:
     none was). `touched_by`: the live hosts that the owner's kernel, or the engine there, answers.
     `network_good_s`: when this host's own network was last seen to work (None: it was not). `word`:
     the owner says that it has lost the storage and that no VM is left on it (None: it does not; see
@@ -128,13 +128,14 @@ class Evidence:
         )
 
 
-def renewal_patience_s(rules: Rules) -> float:
+def renewal_patience_s(rules: Rules, owner_io_timeout_s: float = 0.0) -> float:
     """How long a host id must not have been renewed before sanlock on that host counts as silent.
 
     sanlock renews every 2 * io_timeout (its src/timeouts.h, id_renewal_seconds); half an
-    io_timeout is added for the write.
+    io_timeout is added for the write. `owner_io_timeout_s`: that of the sanlock there, where it is
+    known; by mistake it may be another one than here, and then the longer one counts.
     """
-    return max(rules.timing.fence_after, 2.5 * rules.io_timeout_s)
+    return max(rules.timing.fence_after, 2.5 * max(rules.io_timeout_s, owner_io_timeout_s))
 
 
 def why_not_hung(renewed_s: float | None, evidence: Evidence, now_s: float, rules: Rules) -> str:
@@ -147,7 +148,8 @@ def why_not_hung(renewed_s: float | None, evidence: Evidence, now_s: float, rule
     1. For `fence_after` neither the machine's kernel nor the engine on it has answered this host,
        although both had answered just before.
     2. This host's own network has worked meanwhile.
-    3. No other host says that the kernel or the engine there answers it.
+    3. No other host says that the kernel or the engine there answers it, and none has reached a VM
+       there since, the engine or another one.
     4. All signs of life ended at the same moment, as they do when a machine stops: the slot, the
        answers of the broker, and the answers of the kernel. They would end at different moments if
        first the broker died and then a cable broke.
@@ -180,17 +182,24 @@ def why_not_hung(renewed_s: float | None, evidence: Evidence, now_s: float, rule
     return ""
 
 
-def renews(renewal_s: float | None, slot_since_s: float | None, now_s: float, rules: Rules) -> bool:
+def renews(
+    renewal_s: float | None,
+    slot_since_s: float | None,
+    now_s: float,
+    rules: Rules,
+    owner_io_timeout_s: float = 0.0,
+) -> bool:
     """Whether a silent host's sanlock goes on renewing the host id. Then the machine lives, and its
     VM most likely still runs.
 
     `renewal_s`: when the present renewal was first seen; `slot_since_s`: since when the slot has
-    not changed. The last renewal before a host's death is no sign of life.
+    not changed. The last renewal before a host's death is no sign of life. `owner_io_timeout_s`:
+    see `renewal_patience_s`.
     """
     if renewal_s is None or slot_since_s is None:
         return False
     came_later = renewal_s - slot_since_s > RENEWAL_SEEN_LATE_S
-    return came_later and now_s - renewal_s < renewal_patience_s(rules)
+    return came_later and now_s - renewal_s < renewal_patience_s(rules, owner_io_timeout_s)
 
 
 def renewal_since_s(takeover: Takeover, evidence: Evidence) -> float | None:
@@ -313,7 +322,7 @@ def may_power_off(
     renewed_s = renewal_since_s(takeover, evidence)
     unanswered_s = None if peer is None else peer.unanswered_since_s
     not_hung = why_not_hung(renewed_s, evidence, now_s, rules)
-    patience_s = renewal_patience_s(rules) if not_hung else after_s
+    patience_s = _renewal_patience_s(evidence, rules) if not_hung else after_s
     why = f"; not known to hang: {not_hung}" if not_hung else ", for its kernel answers nobody"
     return (
         *_always_required(takeover, evidence, rules),
@@ -389,11 +398,17 @@ def _may_power_off_without_storage(
         ),
         _own_storage_fine(evidence, now_s, rules.timing.fence_after),
         _slot_stands_still(evidence, now_s, rules.timing.fence_after),
-        _does_not_renew(renewal_since_s(takeover, evidence), renewal_patience_s(rules), now_s),
+        _does_not_renew(
+            renewal_since_s(takeover, evidence), _renewal_patience_s(evidence, rules), now_s
+        ),
         _log_allows(evidence, now_s, rules),
         _fence_lease_held(evidence),
         _reads_on(takeover, now_s),
     )
+
+
+def _renewal_patience_s(evidence: Evidence, rules: Rules) -> float:
+    return renewal_patience_s(rules, evidence.lease.owner_io_timeout_s)
 
 
 def _slot_stands_still(evidence: Evidence, now_s: float, after_s: float) -> Precondition:

@@ -98,10 +98,14 @@ def others_reached(turn: HostTurn, owner: PeerReport, but: int) -> tuple[int, ..
     )
 
 
-def reached_s(turn: HostTurn, owner: int, stay: int) -> float | None:
-    """When the last question was asked, as users ask, that the engine on `owner` answered; None:
-    it has answered none."""
-    return max((good_s for _, good_s in _last_answers(turn, owner, stay, ENGINE)), default=None)
+def reached_s(turn: HostTurn, owner: PeerReport) -> float | None:
+    """When the last question was asked, as users ask, that a VM on `owner` answered, the engine or
+    another one; None: they have answered none."""
+    answers = (
+        _last_answers(turn, owner.host_id, its.last_ran, number)
+        for number, its in owner.vms.items()
+    )
+    return max((good_s for of_one in answers for _, good_s in of_one), default=None)
 
 
 def _last_answers(turn: HostTurn, owner: int, stay: int, vm: int) -> Iterator[tuple[str, float]]:

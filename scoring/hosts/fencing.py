@@ -259,7 +259,8 @@ def _seems_to_live(turn: HostTurn, lease: LeaseAnswer) -> bool:
     if peer is None or peer is turn.asking:
         return False
     since_s = turn.state.seen[peer.host_id].since_s
-    return renews(peer.renewal_s, since_s, turn.now_s, turn.rules)
+    io_timeout_s = lease.owner_io_timeout_s
+    return renews(peer.renewal_s, since_s, turn.now_s, turn.rules, io_timeout_s)
 
 
 def _owner_renews(turn: HostTurn, lease: LeaseAnswer) -> bool:
@@ -299,7 +300,7 @@ def evidence_of(turn: HostTurn, host: int, lease: LeaseAnswer) -> Evidence:
         heard_by=tuple(name_of(p) for p in turn.live if host in p.hears),
         ask=ask,
         reached_by=() if peer is None else reached_by(turn, host, stay, vm),
-        reached_s=None if peer is None else reached_s(turn, host, peer.engine.last_ran),
+        reached_s=None if peer is None else reached_s(turn, peer),
         touched_by=tuple(name_of(p) for p in turn.live if host in p.touches),
         network_good_s=_network_good_s(turn, host),
         word=gives_up(peer, turn.now_s, turn.rules),

@@ -145,7 +145,9 @@ class FenceLaws:
         if (age_s := self._too_young(self._slot_writes_s(target), after_s)) is not None:
             yield f"its slot was written {age_s:.1f} s ago"
         (_, stamp), since_s = self._on_disk.get(target.host_id, ((0, 0), 0.0))
-        patience_s = after_s if self.hangs(target, host) else renewal_patience_s(rules)
+        patience_s = renewal_patience_s(rules, target.io_timeout_s)
+        if self.hangs(target, host):
+            patience_s = after_s
         if stamp and (age_s := self._too_young((since_s,), patience_s)) is not None:
             yield f"its host id was renewed {age_s:.1f} s ago"
 

@@ -48,11 +48,13 @@ def resource_of(vm: int) -> str:
 
 @dataclass(slots=True)
 class DeltaLease:
-    """A host id on disk. `daemon`: the name of the sanlock that wrote it; `timestamp` 0: free."""
+    """A host id on disk. `daemon`: the name of the sanlock that wrote it; `timestamp` 0: free;
+    `io_timeout_s`: its own, by which all others count (struct leader_record, io_timeout)."""
 
     daemon: str = ""
     generation: int = 0
     timestamp: int = 0
+    io_timeout_s: float = 10.0
 
 
 @dataclass(slots=True)
@@ -147,6 +149,7 @@ class Sighting:
     first_s: float
     last_s: float
     changed_s: float | None
+    io_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,7 @@ class HostInfo:
     generation: int
     timestamp: int
     standing: Standing
+    io_timeout_s: float
 
 
 class Daemon:
@@ -201,6 +205,8 @@ class Daemon:
         self.join_began_s = 0.0
         self._timeline = timeline
         self._volume = volume
+        self._io_timeout_s = io_timeout_s
+        self._rate = rate
         self._io_s = io_timeout_s / rate
         self._dead_s = (8 * io_timeout_s + WATCHDOG_FIRE_S) / rate
         self._reach = reach
@@ -232,7 +238,7 @@ class Daemon:
         if delta.timestamp == 0 or delta.daemon == self.name:
             self._write_first()
         else:
-            until_s = self._timeline.now_s + self._dead_s
+            until_s = self._timeline.now_s + self._dead_after_s(delta.io_timeout_s)
             self._stand_by(delta.generation, delta.timestamp, until_s)
 
     def shares_volume(self, other: Daemon) -> bool:
@@ -255,7 +261,7 @@ class Daemon:
 
     def _put(self, timestamp: int, over: Callable[[], None]) -> None:
         """Write this daemon's delta lease."""
-        lease = DeltaLease(self.name, self.generation, timestamp)
+        lease = DeltaLease(self.name, self.generation, timestamp, self._io_timeout_s)
         self._writing = True
 
         def ended() -> None:
@@ -384,12 +390,12 @@ class Daemon:
             old = self._seen.get(host_id)
             if old is None:
                 self._seen[host_id] = Sighting(
-                    delta.generation, delta.timestamp, now_s, now_s, None
+                    delta.generation, delta.timestamp, now_s, now_s, None, delta.io_timeout_s
                 )
                 continue
             if (old.generation, old.timestamp) != (delta.generation, delta.timestamp):
                 old.generation, old.timestamp = delta.generation, delta.timestamp
-                old.changed_s = now_s
+                old.changed_s, old.io_timeout_s = now_s, delta.io_timeout_s
             old.last_s = now_s
 
     def leapt(self, by_s: float) -> None:
@@ -451,18 +457,24 @@ class Daemon:
         seen = self._seen.get(host_id)
         if seen is None:
             return None
-        return HostInfo(host_id, seen.generation, seen.timestamp, self._standing(seen))
+        standing = self._standing(seen)
+        return HostInfo(host_id, seen.generation, seen.timestamp, standing, seen.io_timeout_s)
+
+    def _dead_after_s(self, io_timeout_s: float) -> float:
+        """How long by this host's clock a host id of that io_timeout must stand still to be dead:
+        the owner's counts, not the reader's (get_host_flag and host_live in sanlock's source)."""
+        return (8 * io_timeout_s + WATCHDOG_FIRE_S) / self._rate
 
     def _standing(self, seen: Sighting) -> Standing:
         if seen.timestamp == 0:
             return Standing.FREE
-        now_s = self._timeline.now_s
+        now_s, dead_s = self._timeline.now_s, self._dead_after_s(seen.io_timeout_s)
         if seen.changed_s is None:
-            return Standing.DEAD if now_s - seen.first_s > self._dead_s else Standing.UNKNOWN
+            return Standing.DEAD if now_s - seen.first_s > dead_s else Standing.UNKNOWN
         age_s = now_s - seen.changed_s
-        if age_s < 8 * self._io_s:
+        if age_s < 8 * seen.io_timeout_s / self._rate:
             return Standing.LIVE
-        return Standing.FAIL if age_s < self._dead_s else Standing.DEAD
+        return Standing.FAIL if age_s < dead_s else Standing.DEAD
 
     # --- resources ------------------------------------------------------------------------
 

@@ -773,7 +773,8 @@ class SimLeases:
             current_generation=disk.generation,
             owner_timestamp=disk.timestamp,
             standing=Standing.FREE if disk.timestamp == 0 else found.standing,
-            dead_in_s=8 * self._host.io_timeout_s + WATCHDOG_FIRE_S - (asked_s - old[2]),
+            dead_in_s=8 * found.io_timeout_s + WATCHDOG_FIRE_S - (asked_s - old[2]),
+            owner_io_timeout_s=found.io_timeout_s,
         )
 
     async def take_fence(self) -> FenceLeaseAnswer:
@@ -998,7 +999,9 @@ class SimHypervisor:
         while broker is not None:
             known = broker.registry.cached
             if known.generation >= generation:
-                return known.damaged.get(self._vm, "")
+                record = known.vms.get(self._vm)
+                forbidden = "" if record is None else record.why_not_on(self._host.host_id)
+                return known.damaged.get(self._vm, "") or forbidden
             if asyncio.get_running_loop().time() > until_s:
                 break
             await _takes(RETRY_S)

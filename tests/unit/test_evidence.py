@@ -98,6 +98,20 @@ def test_sanlock_is_given_the_time_of_a_renewal_and_never_less_than_fence_after(
     assert renewal_patience_s(replace(RULES, io_timeout_s=4.0)) == TIMING.fence_after
 
 
+@pytest.mark.parametrize(
+    ("io_timeout_s", "owner_s", "patience_s"), [(10, 20, 50), (10, 5, 25), (10, 0, 25), (2, 2, 10)]
+)
+def test_a_host_id_is_renewed_by_the_io_timeout_of_its_own_sanlock(
+    io_timeout_s: float, owner_s: float, patience_s: float
+) -> None:
+    """The hosts' may differ, by mistake: one that renews every 40 s was switched off after 25."""
+    rules = replace(RULES, io_timeout_s=io_timeout_s)
+    lease = replace(lease_of(TARGET), owner_io_timeout_s=owner_s)
+    for young_s, lacks in ((0.001, ["does-not-renew"]), (0.0, [])):
+        peer = {"renewal_s": NOW_S - patience_s + young_s}
+        assert missing(lease=lease, rules=rules, peer=peer) == lacks
+
+
 def test_a_log_that_cannot_be_read_forbids_it() -> None:
     assert missing(fence_log=None) == ["fence-log-readable"]
 

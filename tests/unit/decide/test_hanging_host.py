@@ -135,14 +135,18 @@ def test_a_host_whose_machine_answers_a_third_one_is_left_to_its_sanlock() -> No
     assert beats_until_ordered(fall) >= 2.5 * RULES.io_timeout_s - 5
 
 
+@pytest.mark.parametrize("vm", [ENGINE, 2])
 @pytest.mark.parametrize(("later_s", "is_quick"), [(-1.0, True), (2.0, True), (6.0, False)])
-def test_a_vm_that_a_host_has_reached_since_is_no_hung_one(later_s: float, is_quick: bool) -> None:
+def test_a_vm_that_a_host_has_reached_since_is_no_hung_one(
+    later_s: float, is_quick: bool, vm: int
+) -> None:
     """What another host saw is known to a beat there and one here."""
     fall = hang(3)
     silent_machine(fall)
     dead = next(p for p in fall.life.peers if p.host_id == DEAD)
+    fall.life.change_peer(DEAD, vms={**dead.vms, vm: dead.engine})
     view = OutsideView(DEAD, dead.engine.last_ran, fall.life.now_s + later_s)
-    fall.life.change_peer(3, reached={ENGINE: view})
+    fall.life.change_peer(3, reached={vm: view})
     assert (beats_until_ordered(fall) <= TIMING.fence_after + 3) is is_quick
 
 
