@@ -168,7 +168,7 @@ class GuardedDevice:
     async def switch(self, system_uuid: str, on: bool, still: Still = always) -> Finding:
         """Order it on or hard off, unless it is not proven to be the host's, or `still` gives a
         reason not to. One that reads off is not ordered off. One that reads on is ordered on all
-        the same: the order changes nothing where that is true, and some devices tell the power of
+        the same: the order changes nothing where that is true, and some devices report the power of
         many seconds ago.
 
         A device that did not let this host in is asked once more: an order always comes right after
