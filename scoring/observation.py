@@ -270,8 +270,7 @@ class LeaseAnswer:
     lease. `current_generation`: the generation of that host id now (0: not known); a larger one
     means that the process that took the lease is gone. `owner_timestamp`: the owner's last renewal.
     `dead_in_s`: the longest time until sanlock calls the owner dead (None: not known).
-    `owner_io_timeout_s`: the io_timeout of the owner's sanlock, which counts for all that is known
-    of its renewals (0: not known).
+    `owner_io_timeout_s`: that of the owner's sanlock, by which it renews (0: not known).
     """
 
     known: bool
