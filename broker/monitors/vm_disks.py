@@ -104,11 +104,14 @@ class DisksLook:
         try:
             if self._connection is None:
                 self._connection = libvirt.open(self._uri)
+            # One question for all of them, not two for each.
+            running = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            domains = {domain.UUIDString(): domain for domain in running}
             for number, each in asked.items():
+                if (domain := domains.get(each.uuid)) is None:
+                    continue
                 try:
-                    domain = self._connection.lookupByUUIDString(each.uuid)
-                    if domain.isActive():
-                        found[number] = domain.XMLDesc(0)
+                    found[number] = domain.XMLDesc(0)
                 except libvirt.libvirtError as error:
                     if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                         raise
