@@ -120,12 +120,16 @@ def test_who_has_no_network_of_its_own_judges_nobody() -> None:
     assert beats_until_ordered(fall) >= 2.5 * RULES.io_timeout_s - 5
 
 
-def test_another_live_host_that_answers_shows_that_the_own_network_works() -> None:
+@pytest.mark.parametrize(("answers_s", "is_quick"), [(5.0, True), (-5.0, False)])
+def test_another_live_host_that_answers_since_shows_that_the_own_network_works(
+    answers_s: float, is_quick: bool
+) -> None:
+    """`answers_s`: when it last did, from the fall on: one from before says nothing."""
     fall = hang(3)
     silent_machine(fall)
     fall.life.here = replace(fall.life.here, way_out=None)
-    fall.life.change_peer(3, heartbeat_s=fall.life.now_s + 5)
-    assert beats_until_ordered(fall) <= TIMING.fence_after + 3
+    fall.life.change_peer(3, heartbeat_s=fall.life.now_s + answers_s)
+    assert (beats_until_ordered(fall) <= TIMING.fence_after + 3) is is_quick
 
 
 def test_a_host_whose_machine_answers_a_third_one_is_left_to_its_sanlock() -> None:
