@@ -370,7 +370,7 @@ def test_the_vm_is_stopped_and_started_by_hand(moving: Cluster) -> None:
 
     ready.in_global_maintenance(moving, source)
     done = order(moving, source, "vm", "shutdown")
-    assert (done.returncode, done.stdout) == (0, "the guest was asked to shut down\n")
+    assert (done.returncode, done.stdout) == (0, "the guest of the VM was asked to shut down\n")
     ask.until("it has", 30, lambda: not any(map(moving.census().engines, moving.hosts)))
     ask.until("that is known", ready.KNOWN_S, partial(order_starts, moving, target))
     assert moving.engine_host() == target and ask.lease_holders(moving, target)
