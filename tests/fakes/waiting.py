@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,21 @@ async def until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not holds():
             await asyncio.sleep(LOOK_EVERY_S)
+
+
+def until_now(holds: Callable[[], object]) -> None:
+    """Return when it is true, where there is no event loop; TimeoutError where it never is."""
+    ends_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        if time.monotonic() >= ends_s:
+            raise TimeoutError
+        time.sleep(LOOK_EVERY_S)
+
+
+def was_given_up(detail: str) -> bool:
+    """Whether a fence device that hangs was given up at its deadline: by its driver, or, where the
+    driver's thread had no core then, by who waits for that thread, half a second later."""
+    return "in time" in detail or "has not answered for" in detail
 
 
 def stop(process: subprocess.Popen[Any]) -> None:

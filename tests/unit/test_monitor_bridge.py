@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
 
 from broker.monitors.bridge import BridgeMonitor, LinkEvents
 from broker.monitors.runner import MonitorRunner, Sample, Unknown, Verdict
+from tests.fakes.waiting import until_now
 from tests.unit.namespace import BRIDGE, card, ip, made
 
 UPLINK, FAR = "uplink", "far"
@@ -23,10 +23,7 @@ def sample(monitor: BridgeMonitor) -> tuple[bool, str]:
 
 def settled(monitor: BridgeMonitor, wanted: bool) -> tuple[bool, str]:
     """The kernel tells a bridge of its ports' carrier a moment later."""
-    for _ in range(100):
-        if sample(monitor)[0] is wanted:
-            break
-        time.sleep(0.05)
+    until_now(lambda: sample(monitor)[0] is wanted)
     return sample(monitor)
 
 

@@ -29,6 +29,7 @@ from broker.wire.status import Maintenance
 from tests.fakes.broker import make_broker, report, served
 from tests.fakes.lease_volume import lease_volume
 from tests.fakes.slot_store import MemoryVolume
+from tests.fakes.waiting import until
 
 
 def release(broker: Broker) -> None:
@@ -219,10 +220,10 @@ def test_a_lease_volume_that_is_not_there_ends_nothing_and_is_named(
 
     async def run() -> None:
         keeping = asyncio.ensure_future(lockspace.run())
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-            assert not keeping.done(), keeping.exception()
-        assert lockspace.joined is False and f"{tmp_path}/leases: opening" in lockspace.problem
+        await until(lambda: keeping.done() or f"{tmp_path}/leases: opening" in lockspace.problem)
+        await asyncio.sleep(0.1)  # ten more attempts
+        assert not keeping.done(), keeping.exception()
+        assert lockspace.joined is False
         assert fake.calls == []
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
