@@ -11,6 +11,7 @@ import msgspec
 
 from agent.commands import why_vm
 from agent.commands.other_host import OtherHost, host_named, other_host
+from agent.status.vms_text import engine_name
 from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.terminal.errors import CommandError
@@ -51,14 +52,15 @@ def migrate(
         return _give_about(config, one, kind, None if cancel else target, as_json, away_from)
     other = other_host(config, away_from)
     status = _status(config)
+    name = engine_name(status)
     if cancel:
-        return _give(config, NewOrder(OrderKind.CANCEL), as_json, other, _engine(status))
+        return _give(config, NewOrder(OrderKind.CANCEL), as_json, other, name)
     target = None
     if to is not None:
         host = host_named(status, to, "--to")
         _check_fit(host)
         target = host.host_id
-    return _give(config, NewOrder(OrderKind.MIGRATE, target), as_json, other, _engine(status))
+    return _give(config, NewOrder(OrderKind.MIGRATE, target), as_json, other, name)
 
 
 def vm(
@@ -82,17 +84,12 @@ def vm(
     other = other_host(config, host)
     status = _status(config)
     if kind is not OrderKind.START:
-        _warn(status, yes, _engine(status) or THE_VM)
-    return _give(config, NewOrder(kind), as_json, other, _engine(status))
+        _warn(status, yes, engine_name(status))
+    return _give(config, NewOrder(kind), as_json, other, engine_name(status))
 
 
 def _status(config: Config) -> Status:
     return ask(config.daemon.socket, "GET", "/v1/status", Status)
-
-
-def _engine(status: Status) -> str:
-    """What the answer to an order calls VM 1; empty: it is the only one."""
-    return "the engine" if len(status.vms) > 1 else ""
 
 
 #: Penalties that forbid a host to receive the VM at any score, and the words for each.
@@ -136,8 +133,10 @@ def _give_about(
 
 def _words(text: str, name: str) -> str:
     """The answer to an order about the VM `name`, with that name: an agent of an earlier version
-    calls every VM "the VM". Empty: there is one VM alone."""
-    text = text if not name else text.replace(THE_VM, name)
+    calls every VM "the VM"."""
+    if name == THE_VM:
+        return text
+    text = text.replace(THE_VM, name)
     return text if name in text else f"{name}: {text}"
 
 
@@ -161,11 +160,11 @@ def _give(
     config: Config,
     order: NewOrder,
     as_json: bool,
-    other: OtherHost | None = None,
-    name: str = "",
+    other: OtherHost | None,
+    name: str,
 ) -> int:
     """Place the order, with the agent of `other` where that is given, and wait for its answer;
-    show progress on a terminal. `name`: the VM's, where there are several."""
+    show progress on a terminal. `name`: what a sentence calls the VM."""
     path = config.daemon.socket
 
     def look(number: int) -> OrderStatus:
@@ -230,7 +229,7 @@ def _console(config: Config) -> int:
     """Replace this process by virsh: a console needs a terminal of its own."""
     status = _status(config)
     if status.engine.host != status.host_id:
-        name = _engine(status) or THE_VM
+        name = engine_name(status)
         where = f"{name} is not up"
         if status.engine.up is None:
             where = f"whether {name} is up is not known ({status.engine.known})"

@@ -167,7 +167,7 @@ def _modes(status: Status) -> list[str]:
 def _next(status: Status) -> list[str]:
     """What happens next, or would happen if the VM's host died."""
     hosts = status.hosts.values()
-    name = "the engine" if vms_text.has_several(status) else "the VM"
+    name = vms_text.engine_name(status)
     lines = [
         f"{host.hostname} is about to {host.intent}{_over(host)}"
         for host in hosts

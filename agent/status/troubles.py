@@ -134,11 +134,9 @@ def _of_what_ran(status: Status) -> Iterator[str]:
 
 def _unprotected(status: Status) -> Iterator[str]:
     """The VMs that another host could start a second time: every host says so."""
-    names = {vm.number: vm.name for vm in status.vms} if len(status.vms) > 1 else {}
     for host in status.hosts.values():
         for number in host.unprotected if host.liveness == "live" else ():
-            name = names.get(number, "the VM" if number == 1 else f"VM {number}")
-            of_it = f" {name}" if number in names else ""
+            name, of_it = _called(status, number)
             yield (
                 f"UNPROTECTED: {name} runs on {host.hostname} without its lease: nothing keeps"
                 " another host from starting it too; shut it down, it starts again under its"
@@ -149,14 +147,12 @@ def _unprotected(status: Status) -> Iterator[str]:
 def _not_drained(status: Status) -> Iterator[str]:
     """The VMs that a host in local maintenance keeps: every host says so. The engine on this host
     has a line of its own (`_SAID`), with the cause."""
-    names = {vm.number: vm.name for vm in status.vms} if len(status.vms) > 1 else {}
     is_said = any(reason.code == _STUCK for reason in status.reasons)
     for host in status.hosts.values():
         for number in host.stuck if host.liveness == "live" else ():
             if number == 1 and host.local and is_said:
                 continue
-            name = names.get(number, "the VM" if number == 1 else f"VM {number}")
-            of_it = f" {name}" if number in names else ""
+            name, of_it = _called(status, number)
             there = "" if host.local else f" --host {host.hostname}"
             yield (
                 f"NOT DRAINED: {name} stays on {host.hostname}, which is in local maintenance: it"
@@ -361,6 +357,16 @@ def _title(status: Status, host_id: int) -> str:
     """A host with its name, where it is known."""
     name = _names(status, (host_id,))
     return f"{name} (id {host_id})" if name else f"host {host_id}"
+
+
+def _called(status: Status, number: int) -> tuple[str, str]:
+    """What a VM is called, and what names it behind `ha-agent why`: nothing where it is alone, or
+    not known here."""
+    if has_several(status):
+        for vm in status.vms:
+            if vm.number == number:
+                return vm.name, f" {vm.name}"
+    return "the VM" if number == 1 else f"VM {number}", ""
 
 
 def _the_vms(status: Status) -> str:

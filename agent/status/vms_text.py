@@ -33,6 +33,11 @@ def has_several(status: Status) -> bool:
     return len(status.vms) > 1
 
 
+def engine_name(status: Status) -> str:
+    """What a sentence calls VM 1."""
+    return "the engine" if has_several(status) else "the VM"
+
+
 def of_engine(status: Status, line: str) -> str:
     """A line about VM 1, which calls it "the VM", with its name where there are several."""
     if not has_several(status):

@@ -77,6 +77,17 @@ def law_1_of_three(cluster: Cluster) -> Iterator[None]:
     assert [watcher.most_running_at_once() for watcher in watchers] == [1, 1, 1]
 
 
+@contextlib.contextmanager
+def three_vms(hosts: int, configuration: str = "") -> Iterator[Cluster]:
+    """So many hosts with BMCs, all three VMs healthy; law 1 is watched for each of them."""
+    with new_cluster() as cluster:
+        cluster.up(hosts, vms=3)
+        if configuration:
+            cluster.configure(configuration)
+        with law_1_of_three(cluster):
+            yield cluster
+
+
 @pytest.fixture(scope="session")
 def shared_lab(able: None) -> Iterator[Cluster]:
     """Three hosts with BMCs, up for the whole run."""

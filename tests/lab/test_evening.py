@@ -17,7 +17,7 @@ import pytest
 
 from . import ask, configs, vms
 from .cluster import Cluster
-from .conftest import law_1_of_three, new_cluster
+from .conftest import three_vms
 from .moving import order
 from .visitors import Visitors
 
@@ -28,12 +28,8 @@ POWER_LOSS_S = 5.0
 
 @pytest.fixture(scope="module")
 def three_hosts(able: None) -> Iterator[Cluster]:
-    """Three hosts with BMCs, all three VMs healthy; law 1 is watched for each of them."""
-    with new_cluster() as cluster:
-        cluster.up(3, vms=3)
-        cluster.configure(configs.HASTE)
-        with law_1_of_three(cluster):
-            yield cluster
+    with three_vms(3, configs.HASTE) as cluster:
+        yield cluster
 
 
 class Evening:

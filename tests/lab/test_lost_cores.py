@@ -17,7 +17,7 @@ import pytest
 
 from . import vms
 from .cluster import Census, Cluster
-from .conftest import law_1_of_three, new_cluster
+from .conftest import three_vms
 from .layout import DAEMONS
 
 pytestmark = pytest.mark.long
@@ -30,11 +30,9 @@ APART_S = 0.7
 
 
 @pytest.fixture
-def three_vms(able: None) -> Iterator[Cluster]:
-    with new_cluster() as cluster:
-        cluster.up(3, vms=3)
-        with law_1_of_three(cluster):
-            yield cluster
+def three_hosts(able: None) -> Iterator[Cluster]:
+    with three_vms(3) as cluster:
+        yield cluster
 
 
 def running(census: Census) -> dict[str, list[int]]:
@@ -53,15 +51,15 @@ def candidates(cluster: Cluster) -> list[int]:
     return [*qemus, *(pid for pid in daemons if pid is not None)]
 
 
-def test_a_process_that_stands_still_for_seconds_costs_nothing(three_vms: Cluster) -> None:
+def test_a_process_that_stands_still_for_seconds_costs_nothing(three_hosts: Cluster) -> None:
     chance = random.Random(SEED)
-    before = running(three_vms.census())
-    powered = {host: three_vms.census().first[host] for host in three_vms.hosts}
+    before = running(three_hosts.census())
+    powered = {host: three_hosts.census().first[host] for host in three_hosts.hosts}
     stops = 0
     until_s = time.monotonic() + FOR_S
     while time.monotonic() < until_s:
         time.sleep(chance.expovariate(1 / APART_S))
-        pid = chance.choice(candidates(three_vms))
+        pid = chance.choice(candidates(three_hosts))
         os.kill(pid, signal.SIGSTOP)
         try:
             time.sleep(chance.uniform(0.05, STANDS_STILL_MAX_S))
@@ -69,8 +67,8 @@ def test_a_process_that_stands_still_for_seconds_costs_nothing(three_vms: Cluste
             os.kill(pid, signal.SIGCONT)
         stops += 1
     print(f"{stops} processes stood still for up to {STANDS_STILL_MAX_S:.0f} s each")
-    after = three_vms.census()
+    after = three_hosts.census()
     assert running(after) == before, "each VM runs in the process that it had"
     assert after.first == powered, "no host was switched off"
     for vm in vms.VMS:
-        three_vms.wait_vm_healthy(vm, 60.0)
+        three_hosts.wait_vm_healthy(vm, 60.0)

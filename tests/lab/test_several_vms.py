@@ -15,7 +15,7 @@ import pytest
 
 from . import ask, vms
 from .cluster import Cluster
-from .conftest import law_1_of_three, new_cluster
+from .conftest import new_cluster, three_vms
 from .processes import command_line, pids
 
 HEALTHY_S = 60.0
@@ -93,11 +93,8 @@ def test_a_start_that_hangs_delays_no_other_vm(one_host: Cluster) -> None:
 
 @pytest.fixture
 def two_hosts(able: None) -> Iterator[Cluster]:
-    """Two hosts with BMCs, all three VMs healthy; law 1 is watched for each of them."""
-    with new_cluster() as cluster:
-        cluster.up(2, vms=3)
-        with law_1_of_three(cluster):
-            yield cluster
+    with three_vms(2) as cluster:
+        yield cluster
 
 
 def places(cluster: Cluster) -> set[str | None]:

@@ -72,14 +72,20 @@ def test_equal_lines_are_changes_of_their_own() -> None:
     ]
 
 
+def plant(folder: Path, monkeypatch: pytest.MonkeyPatch, module: str, text: str) -> None:
+    """Make `text` the module of the name "planted"; each test has a name of its own for its file,
+    for a module is imported once."""
+    (folder / f"{module}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setitem(mutation.MODULES, "planted", module)
+
+
 def test_a_survivor_is_tried_again_by_another_story(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many stories as before, but not the same ones."""
-    path = tmp_path / "planted_again.py"
-    path.write_text("def due(n):\n    return n > 3\n\n\ndef late(n):\n    return n > 3\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(mutation.MODULES, "planted", "planted_again")
+    text = "def due(n):\n    return n > 3\n\n\ndef late(n):\n    return n > 3\n"
+    plant(tmp_path, monkeypatch, "planted_again", text)
 
     def tell(story: Story) -> None:
         from planted_again import due, late  # type: ignore[import-not-found]
@@ -104,10 +110,8 @@ def test_the_shortest_story_through_the_line_kills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was found is kept; a change that no story notices survives."""
-    path = tmp_path / "planted_fencing.py"
-    path.write_text("def due(n):\n    return n > 3\n\n\ndef other(n):\n    return n > 5\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(mutation.MODULES, "planted", "planted_fencing")
+    text = "def due(n):\n    return n > 3\n\n\ndef other(n):\n    return n > 5\n"
+    plant(tmp_path, monkeypatch, "planted_fencing", text)
     told: list[str] = []
 
     def tell(story: Story) -> None:

@@ -457,7 +457,7 @@ function* hostBanners(id, host) {
   }
   for (const number of host.liveness === "live" ? host.stuck ?? [] : []) {
     const vm = status.vms.find((each) => each.number === number && number > 1);
-    yield [`stuck-${id}-${number}`, "warning", `${name} is not drained`, `${vm ? clean(vm.name, 100) : vmName()} cannot be migrated, and stays there. Why: ha-agent why${vm ? ` ${clean(vm.name, 100)}` : ""}. With the outage of a boot: ha-agent maintenance local --restart`];
+    yield [`stuck-${id}-${number}`, "warning", `${name} is not drained`, `${vm ? clean(vm.name, 100) : vmName()} cannot be migrated, and stays there. Why, on that host: ha-agent why${vm ? ` ${clean(vm.name, 100)}` : ""}. With the outage of a boot, there: ha-agent maintenance local --restart`];
   }
   if (host.host_shutdown) {
     yield [`shutdown-${id}`, "info", `${name} is shutting down`,
