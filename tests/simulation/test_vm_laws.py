@@ -22,7 +22,7 @@ from scoring.vm_facts import Pause, VmStatus, Want
 from tests.simulation import vm_laws
 from tests.simulation.host import Host
 from tests.simulation.laws import Broken
-from tests.simulation.vm_laws import ALONE_S, NOTICE_S, WELL_BEFORE_S
+from tests.simulation.vm_laws import ALONE_S, NOTICE_S, ROOM_KEPT_S, WELL_BEFORE_S
 from tests.simulation.vm_ports import SimVmsMonitor
 from tests.simulation.vms import Vms
 from tests.simulation.world import Settings, World
@@ -298,6 +298,18 @@ def test_a_vm_that_nobody_starts_though_it_could_be(world: World) -> None:
 def test_a_vm_that_has_no_place_is_not_waited_for(world: World) -> None:
     add(world, "db", memory_mb=60_000)
     world.run(WELL_BEFORE_S + ALONE_S + 5.0)
+
+
+def test_the_room_of_a_vm_that_left_is_kept_for_a_while(world: World) -> None:
+    """A host waits for a VM that was shut down there to show up elsewhere, before it stands back
+    from it and gives its room away (seed 140 of a93b380)."""
+    _, one, _ = hosts(world)
+    db = add(world, "db", memory_mb=12_000, priority=80, only=(one.host_id,))
+    add(world, "web", memory_mb=12_000, priority=10, only=(one.host_id,))
+    world.run(WELL_BEFORE_S)
+    world.vms.trouble_s[one.number, db] = world.timeline.now_s
+    world.run(ROOM_KEPT_S)
+    broken(world, "alone", ALONE_S + 5.0)
 
 
 @pytest.mark.parametrize("what", ["missing", "sick"])

@@ -55,6 +55,9 @@ STILL_S = 600.0
 ALONE_S = 20.0
 #: How long all hosts must have been well before that counts.
 WELL_BEFORE_S = 45.0
+#: So long the room of a VM that left its host is kept there: 40 s for it to show up elsewhere
+#: (maybe_away), and a beat or two.
+ROOM_KEPT_S = 45.0
 #: Longer than any wait that the product may have: a host that stands back (560 s), starts that
 #: failed (600 s), a sick VM (300 s), a shutdown (300 s) and a start (600 s) one after the other.
 IDLE_S = 2400.0
@@ -381,11 +384,18 @@ class VmLaws:
         return self._world.vms.wanted(vm) and not any(vm in host.qemus for host in hosts)
 
     def _ready(self, missing: list[int]) -> Iterator[int]:
-        """The missing VMs that some host can start at once: only other VMs delay them."""
-        vms, plan = self._world.vms, self.true_plan(troubled=True)
+        """The missing VMs that some host can start at once: only other VMs delay them.
+
+        Whether a host stands back from a VM that ended there, and gives its room away, depends on
+        how it ended; while it may do either, only what has a place in both cases is ready.
+        """
+        vms = self._world.vms
+        plans = [self.true_plan(troubled_for_s=so_long_s) for so_long_s in (0.0, ROOM_KEPT_S)]
         for vm in missing:
             spec = vms.spec(vm)
-            if spec is None or vm not in plan.order or vms.is_held_back(vm):
+            if spec is None or vms.is_held_back(vm):
+                continue
+            if any(vm not in plan.order for plan in plans):
                 continue
             waits = any(
                 n != vm and vms.wanted(n) and vms.spec(n) is not None and not vms.is_healthy(n)
@@ -454,9 +464,9 @@ class VmLaws:
                 return host
         return None
 
-    def true_plan(self, troubled: bool = False) -> Plan:
-        """Where each missing VM could be, by what is true of the hosts. `troubled`: not where a
-        start of it failed, or it died, a while ago: that host stands back."""
+    def true_plan(self, troubled_for_s: float = float("inf")) -> Plan:
+        """Where each missing VM could be, by what is true of the hosts. `troubled_for_s`: not where
+        a start of it failed, or it died, so long ago or longer: that host stands back."""
         world, vms = self._world, self._world.vms
         missing = frozenset(
             vm for vm in vms.numbers if self._is_missing(vm) or not self._at.get(vm)
@@ -476,7 +486,7 @@ class VmLaws:
                     if world.start_fails(host, vm)
                     or vm in host.damaged_vms
                     or host.registry
-                    or (troubled and vms.is_troubled(host, vm))
+                    or vms.is_troubled(host, vm, troubled_for_s)
                 ),
             )
             for host in world.hosts.values()

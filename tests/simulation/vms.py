@@ -228,10 +228,10 @@ class Vms:
         self.moves[vm] += 1
         self.moved_s[vm] = self._world.timeline.now_s
 
-    def is_troubled(self, host: Host, vm: int) -> bool:
-        """Whether a host stands back from a VM that failed there."""
+    def is_troubled(self, host: Host, vm: int, for_s: float) -> bool:
+        """Whether a host stands back from a VM that failed there `for_s` ago or longer."""
         at_s = self.trouble_s.get((host.number, vm), float("-inf"))
-        return self._world.timeline.now_s - at_s < TROUBLE_S
+        return for_s <= self._world.timeline.now_s - at_s < TROUBLE_S
 
     def is_healthy(self, vm: int) -> bool:
         """Whether it is healthy somewhere."""
