@@ -152,6 +152,8 @@ class VmsHere:
         claims = self._claims if report is None else report.claims
         here = self.here(now_s)
         elsewhere = self._ran_elsewhere()
+        # The agent may have counted a start since the beat's look.
+        self._take_in_disks(now_s)
         fit = None if report is None or is_away else report.host_score
         memory, differing = self.memory(), self._differing
         return vm_lines.lines(
@@ -184,30 +186,54 @@ class VmsHere:
         For a VM that no longer runs here the last finding stays."""
         if self._sampler is None:
             return
-        self._take_in_disks(self._sampler.differing, now_s)
+        self._take_in_disks(now_s)
         self._find_held()
 
-    def _take_in_disks(self, found: Mapping[int, Differing], now_s: float) -> None:
+    def _take_in_disks(self, now_s: float) -> None:
+        """A VM that runs here and was not looked at yet, for it has just come, or this broker has
+        just started, runs with what was said of it last: its host may die before the look ends."""
+        if self._sampler is None:
+            return
+        found, looked = self._sampler.differing, self._sampler.unlike
         for vm in self.samples(now_s):
             if vm.report.vm is not VmStatus.UP:
                 continue
             number, before = vm.number, self._differing.get(vm.number)
-            if (one := found.get(number)) is None:
+            if (one := found.get(number)) is None and number not in looked:
+                one = self._said_of_disks(number)
+            if one is None:
                 self._differing.pop(number, None)
                 continue
-            self._differing[number] = one._replace(last_ran=self.last_ran(number))
+            ran = max(one.last_ran, self.last_ran(number))
+            self._differing[number] = one._replace(last_ran=ran)
             if before is None or before.text != one.text:
                 name = self._registry.cached.vms[number].name
                 log.warning("%s", _HELD.format(name=name, disks=one.text))
 
-    def _find_held(self) -> None:
-        """Find the VMs of which a start would boot other disks than those that they ran with last,
-        on whichever host that was, unless an administrator has decided since."""
-        said = [
+    def _said_of_disks(self, number: int) -> Differing | None:
+        """What was said last of a VM's disks, by this host or by the one that it came from; None:
+        nothing that still holds."""
+        definitions = self._registry.cached.vms[number].definitions
+        said = [vms[number] for vms in self._said_by_others() if number in vms]
+        said += [self._differing[number]] if number in self._differing else []
+        if not said or not definitions:
+            return None
+        newest = max(said, key=lambda one: one.last_ran)
+        is_old = newest.last_ran < self._ran_elsewhere().get(number, 0)
+        return None if is_old or newest.generation != definitions[0].generation else newest
+
+    def _said_by_others(self) -> list[dict[int, Differing]]:
+        """The VMs whose disks differ, as each slot has them."""
+        return [
             vm_lines.differing_in(report.extra)
             for report in self._table.members.reports.values()
             if report.extra_trusted and vm_lines.DIFFER in report.extra
         ]
+
+    def _find_held(self) -> None:
+        """Find the VMs of which a start would boot other disks than those that they ran with last,
+        on whichever host that was, unless an administrator has decided since."""
+        said = self._said_by_others()
         if not said and not self._differing:
             self._held = {}
             return

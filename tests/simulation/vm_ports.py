@@ -11,7 +11,7 @@ from broker.monitors.runner import MonitorRunner
 from broker.registry.cache import Cached
 from broker.vm.domain_facts import Difference
 from broker.whiteboard.vm_lines import Differing, Memory
-from scoring.vm_facts import ENGINE, EngineStatus, VmHere
+from scoring.vm_facts import ENGINE, EngineStatus, VmHere, VmStatus
 from tests.simulation.disks import BASE
 from tests.simulation.host import Host
 from tests.simulation.ports import SimEngineMonitor, SimHypervisor, SimLeases
@@ -32,6 +32,8 @@ class SimVmsMonitor:
         self.differing: dict[int, Differing] = {}
         self.unlike: dict[int, tuple[Difference, ...]] = {}
         self._known = Cached()
+        #: Since when each has been up here.
+        self._up_since_s: dict[int, float] = {}
         self._wakes: dict[int, asyncio.Event] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -92,8 +94,18 @@ class SimVmsMonitor:
             self._runner.on_change("vms")
 
     def _compare_disks(self, vm: int) -> None:
-        """What its process writes to, beside what its record says as this host knows it."""
+        """What its process writes to, beside what its record says as this host knows it. The look
+        of a VM that has just come has not ended yet."""
         qemu, record = self._host.qemus.get(vm), self._known.vms.get(vm)
+        now_s = asyncio.get_running_loop().time()
+        if self.here[vm].report.vm is not VmStatus.UP:
+            self._up_since_s.pop(vm, None)
+            self.differing.pop(vm, None)
+            self.unlike.pop(vm, None)
+            return
+        if now_s - self._up_since_s.setdefault(vm, now_s) < LOOK_EVERY_S:
+            return
+        self.unlike[vm] = ()
         recorded = self._world.vms.images.get(vm, BASE)
         if qemu is None or record is None or not record.definitions or qemu.image == recorded:
             self.differing.pop(vm, None)

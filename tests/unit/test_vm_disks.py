@@ -99,6 +99,47 @@ def test_a_host_that_comes_back_still_knows_it(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("comes", ["from another host", "under a new broker"])
+def test_a_vm_that_was_not_looked_at_yet_runs_with_what_was_said_of_it(
+    tmp_path: Path, comes: str
+) -> None:
+    """Its host may die before the first look there has ended; a third host reads what stands in
+    the slots then."""
+
+    async def run() -> None:
+        volume = MemoryVolume()
+        one, vms = host(tmp_path, volume, 1, VmHere(UP, 9.5, number=2))
+        two, other = host(tmp_path, volume, 2, VmHere(DOWN, 9.5, number=2))
+        third, _ = host(tmp_path, volume, 3, VmHere(DOWN, 9.5, number=2))
+        vms.differing, vms.unlike = {2: Differing(5, OVERLAY)}, {2: ()}
+        one.take_report(ran(17), 9.0)
+        two.take_report(report(), 9.0)
+        for now_s in (10.0, 11.0):
+            await one.beat(now_s)
+            await two.beat(now_s)
+        if comes == "from another host":
+            vms.find(VmHere(DOWN, 11.5, number=2))
+            vms.differing, vms.unlike = {}, {}
+            other.find(VmHere(UP, 11.5, number=2))
+            two.take_report(msgspec.structs.replace(ran(18), beat=9), 11.6)
+            runs = two
+        else:
+            runs, other = host(tmp_path, volume, 1, VmHere(UP, 11.5, number=2))
+        for now_s in (12.0, 13.0):
+            await runs.beat(now_s)
+            await third.beat(now_s)
+        assert obstacles(third, 13.0) == [Obstacle.HELD_BACK]
+        # The look has ended, and it runs as its definition says.
+        other.unlike = {2: ()}
+        runs.take_report(msgspec.structs.replace(ran(18), beat=10), 13.5)
+        for now_s in (14.0, 15.0):
+            await runs.beat(now_s)
+            await third.beat(now_s)
+        assert obstacles(third, 15.0) == []
+
+    asyncio.run(run())
+
+
 def test_where_it_ran_later_as_defined_nothing_is_held_back(tmp_path: Path) -> None:
     async def run() -> None:
         volume = MemoryVolume()
@@ -112,6 +153,7 @@ def test_where_it_ran_later_as_defined_nothing_is_held_back(tmp_path: Path) -> N
             await two.beat(now_s)
         assert obstacles(two, 11.0) == [Obstacle.HELD_BACK]
         other.find(VmHere(UP, 11.5, number=2))
+        other.unlike = {2: ()}
         two.take_report(msgspec.structs.replace(ran(18), beat=9), 11.6)
         await two.beat(12.0)
         assert obstacles(two, 12.0) == []
