@@ -132,6 +132,8 @@ CONDITIONS = (
     "HOST says TEXT",
     "HOST tells KIND [TEXT]",
 )
+#: The longest `wait` and expectation, in seconds: 115 days.
+LASTS_MAX_S = 10_000_000.0
 _PLAIN = re.compile(r"[a-z][a-z-]*")
 
 
@@ -173,6 +175,29 @@ def seconds_of(word: str) -> float:
     if seconds < 0:
         raise ValueError(f"{word!r}: a time is not below 0")
     return seconds
+
+
+def lasts_of(word: str) -> float:
+    """A time in seconds that a story can let pass."""
+    seconds = seconds_of(word)
+    if seconds > LASTS_MAX_S:
+        raise ValueError(f"{word!r}: no story lasts longer than {LASTS_MAX_S:.0f} s")
+    return seconds
+
+
+def within(word: str, lowest: float, highest: float = math.inf) -> float:
+    """A number from `lowest` to `highest`."""
+    number = number_of(word)
+    if not lowest <= number <= highest:
+        to = "on" if math.isinf(highest) else f"to {highest:g}"
+        raise ValueError(f"{word!r} is not from {lowest:g} {to}")
+    return number
+
+
+def whole_within(word: str, lowest: int, highest: float = math.inf) -> int:
+    """A whole number from `lowest` to `highest`."""
+    within(word, lowest, highest)
+    return whole_of(word)
 
 
 def whole_of(word: str) -> int:

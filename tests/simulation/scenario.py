@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from broker.config.sections import ScoreSection, TimingSection
 from broker.wire.kinds import Kind
+from broker.wire.limits import HOST_ID_MAX
 from scoring.observation import OnHostShutdown, OrderKind
 from scoring.vm.state import StateName
 from scoring.vm_facts import ENGINE, Pause, VmStatus, Want
@@ -34,9 +35,12 @@ from tests.simulation.grammar import (
     complaint,
     first_words,
     is_number,
+    lasts_of,
     number_of,
     seconds_of,
     whole_of,
+    whole_within,
+    within,
 )
 from tests.simulation.host import NO_BRIDGE, PARTS, WRITES, Host
 from tests.simulation.laws import Broken
@@ -127,14 +131,23 @@ def parse(name: str, text: str) -> Scenario:
         raise BadScenario(f"{name}:{error}") from None
     if any(telling[0].verb != "hosts" for _, telling in told):
         raise BadScenario(f"{name}: the first verb must be: hosts NUMBER")
+    for step in told[0][1][1:]:
+        if step.verb == "hosts":
+            raise BadScenario(f"{name}:{step.line}: hosts stands first, and once")
     # What happens depends neither on the file's name nor on what is expected.
     seed = "\n".join(str(step) for step in steps if step.verb not in (*TELLING, "expect"))
     return Scenario(name, sentence, told[0][1], tuple(told), seed)
 
 
 def load(path: Path) -> Scenario:
-    """Read a scenario file."""
-    return parse(path.name, path.read_text())
+    """Read a scenario file; BadScenario also where it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadScenario(f"{path.name}: it is no text in UTF-8: {error}") from None
+    except OSError as error:
+        raise BadScenario(f"{path.name}: it cannot be read: {error.strerror}") from None
+    return parse(path.name, text)
 
 
 _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
@@ -144,15 +157,15 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "health": lambda v: {"health_page": _one_of(v, {"local": "http://localhost/"})},
     "on-isolation": lambda v: {"on_isolation": _one_of(v, {"move": "move", "leave": "leave"})},
     "balance": lambda v: {"balance": _yes(v)},
-    "io-timeout": lambda v: {"io_timeout_s": int(seconds_of(v))},
+    "io-timeout": lambda v: {"io_timeout_s": whole_within(v, 1)},
     "host-boot": lambda v: {"host_boot_s": seconds_of(v)},
     "guest-boot": lambda v: {"guest_boot_s": seconds_of(v)},
     "heartbeat": lambda v: {"heartbeat": _yes(v)},
     "power": lambda v: {"power": _yes(v)},
     "names": lambda v: {"names_fixed": _one_of(v, {"fixed": True, "made-up": False})},
     "chance": lambda v: {"chance": v},
-    "memory": lambda v: {"memory_mb": number_of(v)},
-    "reserve": lambda v: {"reserve_mb": number_of(v)},
+    "memory": lambda v: {"memory_mb": within(v, 0)},
+    "reserve": lambda v: {"reserve_mb": within(v, 0)},
 }
 
 
@@ -408,7 +421,7 @@ class Player:
 
     def _wait(self, step: Step, seconds: str) -> None:
         # What is quiet after `calm` is passed over, as in the runs by chance.
-        self.world.run(seconds_of(seconds), leaps=self.world.is_story_calm)
+        self.world.run(lasts_of(seconds), leaps=self.world.is_story_calm)
 
     def _calm(self, step: Step) -> None:
         self.world.calm(SICK_BOUND_S)
@@ -828,6 +841,8 @@ class Player:
             raise ValueError("'restart' belongs to: maintenance local on HOST")
         if lasts_s is not None and not is_on:
             raise ValueError("what is off does not last")
+        if "for" in words and lasts_s is None:
+            raise ValueError("behind 'for' a number of seconds is missing")
         if kind == "local":
             for host in self._who(*whos or ("all",)):
                 self.world.set_local_maintenance(host, is_on, lasts_s, release_id, may_restart)
@@ -846,12 +861,12 @@ class Player:
         for host in self._who(who):
             match what:
                 case "load":
-                    host.load = number_of(value)
+                    host.load = within(value, 0, 1)
                 case "memory":
-                    host.memory_mb = number_of(value)
+                    host.memory_mb = within(value, 0)
                     host.memory_changed_s = self.world.timeline.now_s
                 case "gateway":
-                    host.gateway_answers = number_of(value) / 100
+                    host.gateway_answers = within(value, 0, 100) / 100
                 case "bridge":
                     host.bridge_up = _yes(value)
                 case "guest-network":
@@ -896,9 +911,9 @@ class Player:
                         value, {each.value: each for each in OnHostShutdown}
                     )
                 case "id":
-                    host.host_id = whole_of(value)
+                    host.host_id = whole_within(value, 1, HOST_ID_MAX)
                 case "base-score":
-                    self.world.score[host.number] = ScoreSection(base_score=whole_of(value))
+                    self.world.score[host.number] = ScoreSection(base_score=whole_within(value, 0))
                 case "key":
                     host.key = _one_of(value, {name: name for name in KEYS})
                 case "fence":
@@ -952,14 +967,14 @@ class Player:
         forger = self.world.forger
         match what:
             case "slot":
-                forger.slot(self._forged(int(words[0]), words[1:]))
+                forger.slot(self._forged(whole_within(words[0], 1, HOST_ID_MAX), words[1:]))
             case "cluster" if len(words) == 1:
                 forger.cluster(_yes(words[0]))
             case "replay" if len(words) == 1:
                 for host in self._who(words[0]):
                     forger.replay(host.host_id)
             case "intents" if len(words) == 2:
-                forger.intents(int(words[0]), int(words[1]))
+                forger.intents(*(whole_within(word, 1, HOST_ID_MAX) for word in words))
             case "ends" if not words:
                 forger.ends()
             case _:
@@ -967,6 +982,8 @@ class Player:
                 raise WrongCount if what in known else Misfit(what, known)
 
     def _forged(self, host_id: int, words: tuple[str, ...]) -> ForgedSlot:
+        if len(words) % 2:
+            raise ValueError(f"{words[-1]!r} has no value")
         given = dict(zip(words[::2], words[1::2], strict=True))
         lines = {key: value for key, value in given.items() if key in FORGED_LINES}
         if unknown := given.keys() - lines.keys() - FORGED_FIELDS:
@@ -975,8 +992,8 @@ class Player:
             host_id,
             name=given.get("name", ""),
             vm=VmStatus(given.get("vm", "up")),
-            score=int(given.get("score", "3400")),
-            version=int(given.get("version", "1")),
+            score=whole_within(given.get("score", "3400"), 0),
+            version=whole_within(given.get("version", "1"), 0),
             maintenance=_yes(given.get("maintenance", "no")),
             lines=lines,
             signed=_yes(given.get("signed", "no")),
@@ -992,7 +1009,7 @@ class Player:
             # An expectation without a time is about now; only an order needs its time to end.
             patience_s = ORDER_ENDS_S if words[:1] == ("order",) else 0.0
             words = (*words, "within", str(patience_s))
-        condition, how, seconds = words[:-2], words[-2], seconds_of(words[-1])
+        condition, how, seconds = words[:-2], words[-2], lasts_of(words[-1])
         is_negative = condition[:1] == ("not",)
         if is_negative:
             condition = condition[1:]
@@ -1062,10 +1079,10 @@ class Player:
                 below_s = seconds_of(number)
                 return lambda: world.longest_downtime_s() < below_s
             case ("moves", number):
-                wanted = whole_of(number)
+                wanted = whole_within(number, 0)
                 return lambda: world.moves == wanted
             case ("fenced", number):
-                wanted = whole_of(number)
+                wanted = whole_within(number, 0)
                 return lambda: world.fenced() == wanted
             case ("order", "done" | "refused" | "lost" | "under-way" as state, *text):
                 if not self._is_ordered:
@@ -1191,7 +1208,7 @@ class _Rehearsal(Player):
         return self.world.hosts[1]
 
     def _wait(self, step: Step, seconds: str) -> None:
-        seconds_of(seconds)
+        lasts_of(seconds)
 
     def _comes_true(
         self, is_so: Callable[[], bool], for_s: float, how: str, is_over: Callable[[], bool]

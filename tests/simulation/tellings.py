@@ -86,11 +86,15 @@ def _unrolled(story: list[Line]) -> list[Line]:
     """The story with each block as often as it comes."""
     for at, line in enumerate(story):
         verb = line[1][0]
+        if verb == "end" and len(line[1]) > 1:
+            raise BadLine(line, "it goes: end")
         if verb == "end":
             raise BadLine(line, "nothing begins above that ends here: for, repeat")
         if verb not in ("for", "repeat"):
             continue
         end = _end_of(story, at)
+        if end is not None and len(story[end][1]) > 1:
+            raise BadLine(story[end], "it goes: end")
         block = story[at + 1 : end]
         rest = [] if end is None else story[end + 1 :]
         if verb == "repeat":

@@ -182,12 +182,40 @@ def test_the_story_depends_neither_on_the_name_of_its_file_nor_on_what_it_expect
         "expect order done within 3",
         "expect order done",
         "expect moves some",
+        "expect fenced -1",
+        "expect engine healthy within inf",
+        "wait 1e300",
+        "hosts 3",
+        "forge slot 3000",
+        "forge slot 5 score",
+        "forge intents 0 2",
+        "set load 7 host1",
+        "set gateway 150% host1",
+        "set memory -1 host1",
+        "set id 2001 host1",
+        "vm db memory 0",
+        "maintenance local on host1 for",
+        "end repeat",
     ],
 )
 def test_a_line_that_does_not_fit_is_refused(line: str) -> None:
     """With its number."""
     with pytest.raises(BadScenario, match=r"x\.txt:3: "):
         told(f"{line}\n{UP}", hosts="2")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """With its name, and no traceback; a mark of the byte order is no mistake."""
+    for name, holds in (("folder", None), ("none.txt", None), ("latin.txt", b"# \xe9\nhosts 2\n")):
+        path = tmp_path / name
+        if holds is not None:
+            path.write_bytes(holds)
+        elif name == "folder":
+            path.mkdir()
+        with pytest.raises(BadScenario, match=name):
+            load(path)
+    path.write_bytes(b"\xef\xbb\xbf# a\r\nhosts 1\r\nexpect moves 0\r\n")
+    assert load(path).sentence == "a"
 
 
 @pytest.mark.parametrize("verb", FORMS)

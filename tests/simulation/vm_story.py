@@ -10,7 +10,15 @@ from typing import Any
 
 from scoring.observation import OrderKind
 from scoring.vm_facts import Pause, VmStatus, Want
-from tests.simulation.grammar import Misfit, NotNow, WrongCount, number_of, seconds_of, whole_of
+from tests.simulation.grammar import (
+    Misfit,
+    NotNow,
+    WrongCount,
+    number_of,
+    seconds_of,
+    whole_of,
+    whole_within,
+)
 from tests.simulation.host import Host
 from tests.simulation.lockspace import Refused
 from tests.simulation.vms import ENGINE_NAME
@@ -93,9 +101,9 @@ def tell(
             raise ValueError(f"{key}: words are missing behind it, or there are too many")
         match key:
             case "memory":
-                fields["memory_mb"] = whole_of(given[0])
+                fields["memory_mb"] = whole_within(given[0], 1)
             case "pages":
-                fields["pages_kb"] = whole_of(given[0])
+                fields["pages_kb"] = whole_within(given[0], 1)
             case "priority":
                 fields["priority"] = whole_of(given[0])
             case "want":
