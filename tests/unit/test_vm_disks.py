@@ -103,8 +103,8 @@ def test_a_host_that_comes_back_still_knows_it(tmp_path: Path) -> None:
 def test_a_vm_that_was_not_looked_at_yet_runs_with_what_was_said_of_it(
     tmp_path: Path, comes: str
 ) -> None:
-    """Its host may die before the first look there has ended; a third host reads what stands in
-    the slots then."""
+    """A host may die before it has looked at a VM that came: what stands in the slots then must
+    hold a start back on a third host."""
 
     async def run() -> None:
         volume = MemoryVolume()
