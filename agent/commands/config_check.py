@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent config check [FILE]`: checks everything in the configuration that needs no daemon."""
+"""`ha-agent config check [FILE]`: checks everything in the configuration that needs no daemon,
+and whether the volumes at its paths are this cluster's."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.doctor import bounded
+from agent.doctor.bounded import HANGS_S, CheckHangs
 from agent.fence.devices import fence_device
 from agent.fence.ipmi import password_problem
 from agent.fence.program import find_agent
+from agent.storage.identity import IDENTITY_COMMAND, KINDS, path_of
 from agent.storage.silent import left_alone
+from agent.storage.watched import storage_error
 from agent.terminal import in_json
 from agent.terminal.columns import say
 from agent.vm.definition import load_definition
@@ -30,6 +36,11 @@ from broker.config.secrets import (
 )
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
+from broker.whiteboard.identity import check_at, expected
+from broker.whiteboard.volume import VolumeError, VolumeFault
+
+#: What keeps a volume from being read now, whatever the configuration says: not mounted yet, say.
+_NOT_NOW = (VolumeFault.MISSING, VolumeFault.PERMISSION, VolumeFault.IO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,14 @@ class Check:
 
 def run(path: str, as_json: bool) -> int:
     """Check and print; OK, or CONFIG where a check failed. A warning is no failure."""
-    made = list(checks(path, not_now=silence(path)))
+    not_now = silence(path)
+    try:
+        of_volumes = list(volumes(path, not_now))
+    except CheckHangs as error:
+        # Nothing else is to touch it then: this process would hang as well.
+        not_now = str(error)
+        of_volumes = [Check("volumes", "fail", not_now)]
+    made = [*checks(path, not_now=not_now), *of_volumes]
     if as_json:
         found = [dataclasses.asdict(check) for check in made]
         in_json.show({"file": path, "checks": found})
@@ -60,6 +78,43 @@ def silence(path: str) -> str:
         return left_alone(load(path)).why
     except ConfigError:
         return ""
+
+
+def volumes(path: str, not_now: str) -> Iterator[Check]:
+    """Whether whiteboard and lease volume are those that the configuration names: a path that
+    leads to another cluster's is a fault of the configuration, or of what is mounted. CheckHangs.
+    `doctor` has a check of its own."""
+    try:
+        config = load(path)
+    except ConfigError:
+        return
+    if not_now:
+        yield Check("volumes", "warning", f"not looked at: {not_now}")
+        return
+    if not config.cluster.id:
+        yield Check(
+            "volumes",
+            "warning",
+            "another volume at the same path would be taken: no ids are named here"
+            f" ({IDENTITY_COMMAND})",
+        )
+        return
+    yield from bounded.Check("the storage", lambda: _volumes(config)).found(
+        time.monotonic() + HANGS_S
+    )
+
+
+def _volumes(config: Config) -> Iterator[Check]:
+    """What lies at the two paths. May block."""
+    for kind in KINDS:
+        at = path_of(config.storage, kind)
+        try:
+            check_at(at, expected(config, kind))
+        except VolumeError as error:
+            verdict = "warning" if error.fault in _NOT_NOW else "fail"
+            yield Check("volumes", verdict, str(storage_error(error)))
+        else:
+            yield Check("volumes", "ok", f"{at}: the {kind} of cluster {config.cluster.id}")
 
 
 def checks(path: str, shared: str | None = None, not_now: str = "") -> Iterator[Check]:

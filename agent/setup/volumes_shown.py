@@ -76,10 +76,11 @@ def _shown(config: Config, kind: VolumeKind) -> Shown:
     try:
         found = decode(raw)
     except BadIdentity as error:
-        return Shown(kind, path, lies_on, size, "", wrong or str(error))
+        return Shown(kind, path, lies_on, size, "", wrong or str(error), STEP)
+    if wrong:
+        # No `init --identity`, which is refused on such a volume.
+        return Shown(kind, path, lies_on, size, "", wrong, STEP)
     if found is None:
-        if wrong:
-            return Shown(kind, path, lies_on, size, "", wrong, STEP)
         text = "no header: an earlier version made it, and it works as before"
         return Shown(kind, path, lies_on, size, text, wrong, IDENTITY_COMMAND)
     text = f"{found.kind} {found.volume} of cluster {found.cluster}"

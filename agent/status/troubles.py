@@ -46,8 +46,6 @@ _SAID = {
 _STUCK = "drain-stuck"
 #: How long the VM may leave a host without an answer before that gets a line.
 REACH_LOST_S = 30.0
-#: A host's word on the VM on itself under which it may run there.
-_MAY_RUN = frozenset({"up", "unknown"})
 #: The lease budget is low below this share.
 LEASE_LOW = 0.5
 
@@ -86,13 +84,14 @@ def _of_the_storage(status: Status) -> Iterator[str]:
         yield "THIS HOST is silent for the others: its slot cannot be written, they count no score"
     budget_s = status.lockspace_budget_s
     if budget_s is not None:
+        vms = _may_be_here(status)
         if budget_s < LEASE_LOW * status.lockspace_budget_max_s:
-            what = "gives it up" if _has_no_vm(status) else f"ends {_the_vms(status)} here"
+            what = f"ends {vms} here" if vms else "gives it up"
             why = f"this host's id was not renewed for long; sanlock {what}"
-            yield f"LEASE: {why} in {budget_s:.0f} s"
-        elif storage.unheard and status.engine.host == status.host_id:
-            why = f"if its storage stays away as well, sanlock ends {_the_vms(status)} here"
-            yield f"LEASE: {why} in {budget_s:.0f} s"
+            yield f"LEASE: {why} {_within(budget_s)}"
+        elif storage.unheard and vms:
+            why = f"if its storage stays away as well, sanlock ends {vms} here"
+            yield f"LEASE: {why} {_within(budget_s)}"
     if not storage.named:
         yield (
             "NO IDENTITY: the configuration does not say which volumes whiteboard and leases must"
@@ -281,14 +280,26 @@ def _of_the_fences(status: Status) -> Iterator[str]:
         )
 
 
-def _has_no_vm(status: Status) -> bool:
-    """Whether surely no VM runs on this host: the engine is known to be elsewhere, or by this
-    host's own libvirt it is not here, as on a host that has a copy of the storage."""
-    own = status.hosts.get(status.host_id)
-    if own is None or own.vms != 0:
-        return False
-    is_elsewhere = status.engine.up is not None and status.engine.host != status.host_id
-    return is_elsewhere or own.engine_status.vm not in _MAY_RUN
+def _within(budget_s: float) -> str:
+    """When sanlock acts. That the budget is used up is all that is known after that."""
+    return f"in {budget_s:.0f} s" if budget_s >= 0.5 else "now, if it has not yet"
+
+
+def _may_be_here(status: Status) -> str:
+    """What a sentence calls the VMs that run on this host, or may: by its own libvirt, unless they
+    are known to be up elsewhere. "": surely none."""
+    if status.may_run is None:
+        return _the_vms(status)
+    elsewhere = {vm.number for vm in status.vms if vm.up and vm.host != status.host_id}
+    if status.engine.up and status.engine.host != status.host_id:
+        elsewhere.add(1)
+    match [number for number in status.may_run if number not in elsewhere]:
+        case []:
+            return ""
+        case [only]:
+            return _called(status, only)[0]
+        case _:
+            return _the_vms(status)
 
 
 def _other_definition(host: HostStatus) -> Iterator[str]:

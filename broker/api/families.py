@@ -119,9 +119,7 @@ FAMILIES: tuple[Family, ...] = (
     _counter("heartbeat_questions", "Datagrams at the port for heartbeats.", "outcome"),
     # Leases.
     _gauge("lockspace_joined", "This host holds its host id in the lockspace."),
-    _gauge(
-        "lease_budget_seconds", "Time until sanlock ends the engine here if storage stays away."
-    ),
+    _gauge("lease_budget_seconds", "Time until sanlock ends the VMs here if storage stays away."),
     _gauge("lease_budget_max_seconds", "Length of the whole lease budget."),
     # The beat and the storage.
     _histogram("beat_lateness_seconds", "Lateness of the beginnings of beats."),

@@ -133,8 +133,7 @@ class EventFeed:
             None if in_use is None else disks_shown.differences(in_use), this_host.disks.held
         )
         budget_max_s = BUDGET_IO_TIMEOUTS * self._in_force.io_timeout_s
-        here = [this_host.vm.status(now_s)[0], *(vm.report for vm in this_host.vms.samples(now_s))]
-        runs_vms = any(each.vm in (VmStatus.UP, VmStatus.UNKNOWN) for each in here)
+        runs_vms = bool(this_host.may_run(now_s))
         self.detector.budget(this_host.lockspace_budget_s(now_s), budget_max_s, runs_vms)
         proof = this_host.monitors.latest.get("can_start")
         if proof is not None and proof.verdict is not Verdict.UNKNOWN:

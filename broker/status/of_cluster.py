@@ -148,6 +148,7 @@ class ClusterStatus:
             storage=self._storage(now_s),
             lockspace_budget_s=this_host.lockspace_budget_s(now_s),
             lockspace_budget_max_s=BUDGET_IO_TIMEOUTS * in_force.io_timeout_s,
+            may_run=this_host.may_run(now_s),
             beat=times(self._beside.lateness),
             notify=self._beside.notify(now_s),
             lockspace="joined" if lockspace.joined else lockspace.problem,

@@ -34,7 +34,7 @@ from scoring.hosts.fence_ask import in_words
 from scoring.hosts.liveness import Liveness
 from scoring.observation import FenceAsk
 from scoring.vm.state import StateName
-from scoring.vm_facts import ENGINE, OutsideView, VmStatus
+from scoring.vm_facts import ENGINE, MAY_BE_UP, OutsideView, VmStatus
 
 #: How a VM without a process here is reported; an unknown VM is not.
 NO_PROCESS = frozenset({VmStatus.DOWN, VmStatus.DOWN_UNEXPECTED, VmStatus.DOWN_MISSING})
@@ -192,6 +192,12 @@ class ThisHost:
         if not self._lockspace.joined:
             return None
         return budget_s(self._lockspace.renewed_s, self._in_force.io_timeout_s, now_s)
+
+    def may_run(self, now_s: float) -> tuple[int, ...]:
+        """The numbers of the VMs that run here, or may: libvirt does not say that they do not."""
+        engine = {ENGINE: self.vm.status(now_s)[0].vm}
+        found = engine | {vm.number: vm.report.vm for vm in self.vms.samples(now_s)}
+        return tuple(number for number, vm in sorted(found.items()) if vm in MAY_BE_UP)
 
     def line(self, now_s: float) -> str:
         """The state in one line, for the service manager."""

@@ -411,7 +411,9 @@ class Status(Struct, frozen=True):
     maintenance, None while it is not set. `monitors`: by name. `network`: what is wrong with the
     network's targets, empty when nothing is. `config_problem`: why the present configuration file
     is not in force. `lockspace_budget_s`: how long the storage may stay away before sanlock
-    ends the VM here, of `lockspace_budget_max_s`. `beat`: how late beats begin. `fence_log`: its
+    ends the VMs here, of `lockspace_budget_max_s`. `may_run`: numbers of the VMs that run on this
+    host, or may, by its own libvirt alone; None: an earlier version's broker, which does not say.
+    `beat`: how late beats begin. `fence_log`: its
     newest records, newest first. `switched_off`: why this host was switched off in its last
     boot, None where it was not. `fence_paths`: which host could switch which off. `bound`: how
     long the VM would be away if its host lost power now, None while it runs nowhere. `notify`: the
@@ -444,6 +446,7 @@ class Status(Struct, frozen=True):
     config_problem: str = ""
     lockspace_budget_s: float | None = None
     lockspace_budget_max_s: float = 0.0
+    may_run: tuple[int, ...] | None = None
     beat: Times | None = None
     fence_log: tuple[FenceLogEntry, ...] = ()
     switched_off: FenceLogEntry | None = None

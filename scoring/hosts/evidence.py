@@ -472,8 +472,9 @@ def _reads_on(takeover: Takeover, now_s: float) -> Precondition:
 
 
 def _no_global_maintenance(evidence: Evidence) -> Precondition:
-    value = evidence.global_maintenance
-    return Precondition("no-global-maintenance", value is False, str(value))
+    is_set = evidence.global_maintenance
+    value = "not known" if is_set is None else "set" if is_set else "not set"
+    return Precondition("no-global-maintenance", is_set is False, value)
 
 
 def _fence_lease_held(evidence: Evidence) -> Precondition:

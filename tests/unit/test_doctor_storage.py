@@ -20,10 +20,11 @@ import pytest
 from agent.commands import config_check
 from agent.doctor import checks, storage
 from agent.doctor.bounded import HANGS_LEAST_S, HANGS_S, Check, CheckHangs, is_cut_short
-from agent.storage import silent
+from agent.storage import identity, silent
 from agent.terminal.errors import CommandError
 from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode
+from broker.whiteboard.identity import STEP, Identity
 from broker.whiteboard.mounts import Mount
 from tests.fakes.hanging_storage import hanging_storage
 from tests.unit import commands
@@ -263,13 +264,72 @@ def test_a_command_knows_when_its_process_began() -> None:
     assert child == "True"
 
 
+#: The ids of a cluster, its whiteboard and its lease volume.
+IDS = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(3)]
+
+
+def name_the_ids(site: Path) -> None:
+    """The configuration names which volumes they must be."""
+    text = site.read_text().replace(
+        "[storage]\n", f'[storage]\nwhiteboard-id = "{IDS[1]}"\nleases-id = "{IDS[2]}"\n', 1
+    )
+    site.write_text(f'{text}[cluster]\nid = "{IDS[0]}"\n')
+
+
+def config_checked(site: Path) -> tuple[int, dict[str, list[dict[str, str]]]]:
+    """Exit code of `config check`, and its checks by name."""
+    done = commands.run("ha-agent", "--config", site, "--json", "config", "check")
+    made: dict[str, list[dict[str, str]]] = {}
+    for each in json.loads(done.stdout)["checks"]:
+        made.setdefault(each["name"], []).append(each)
+    return done.returncode, made
+
+
+def test_config_check_says_whose_volumes_they_are(site: Path) -> None:
+    """Another cluster's volume at the path was not noticed by this command."""
+    code, made = config_checked(site)
+    (only,) = made["volumes"]
+    assert only["verdict"] == "warning" and "ha-agent init --identity" in only["text"]
+    name_the_ids(site)
+    config = load(str(site))
+    for kind in identity.KINDS:
+        identity.written_to(identity.path_of(config.storage, kind), kind, config, 4096)
+    code, made = config_checked(site)
+    assert [each["verdict"] for each in made["volumes"]] == ["ok", "ok"]
+    other = IDS[0][:-1] + "9"
+    for kind in identity.KINDS:
+        theirs = Identity(kind, other, IDS[0], 0)
+        identity.put(identity.path_of(config.storage, kind), theirs)
+    code, made = config_checked(site)
+    assert code == ExitCode.CONFIG
+    assert [each["verdict"] for each in made["volumes"]] == ["fail", "fail"]
+    assert f"of cluster {other}; whiteboard {IDS[1]}" in made["volumes"][0]["text"]
+    # `storage show` named `ha-agent init --identity`, which is refused there.
+    done = commands.run("ha-agent", "--config", site, "--json", "storage", "show")
+    shown = json.loads(done.stdout)["volumes"]
+    assert done.returncode == ExitCode.STORAGE
+    assert [each["fix"] for each in shown] == [STEP, STEP]
+    # Not mounted yet: no fault of the configuration.
+    (site.parent / "whiteboard").unlink()
+    code, made = config_checked(site)
+    assert [each["verdict"] for each in made["volumes"]] == ["warning", "fail"]
+
+
+def test_config_check_on_a_storage_that_hangs_says_so_beside_its_other_checks(
+    hanging: Path,
+) -> None:
+    """Before, the whole command was left behind, and said nothing of the configuration."""
+    name_the_ids(hanging)
+    code, made = config_checked(hanging)
+    (only,) = made["volumes"]
+    assert code == ExitCode.CONFIG and only["verdict"] == "fail"
+    assert f"it hangs on {hanging.parent}/mount/whiteboard" in only["text"]
+    assert made["file"][0]["verdict"] == "ok" and "fence" in made
+
+
 def test_a_volume_that_is_not_the_clusters_is_not_fit(site: Path) -> None:
     """A device whose header was gone was called fit, and another cluster's too."""
-    ids = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(3)]
-    text = site.read_text().replace(
-        "[storage]\n", f'[storage]\nwhiteboard-id = "{ids[1]}"\nleases-id = "{ids[2]}"\n', 1
-    )
-    site.write_text(f'{text}[cluster]\nid = "{ids[0]}"\n')
+    name_the_ids(site)
     before = sorted(site.parent.iterdir())
     found = findings(site, "--storage", "--for", "0.1")
     assert [each["verdict"] for each in found] == ["fail", "fail"]

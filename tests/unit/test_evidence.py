@@ -33,6 +33,14 @@ def missing(takeover: Takeover = HANGS, now_s: float = NOW_S, **changed: Any) ->
     return [condition.name for condition in conditions if not condition.holds]
 
 
+def test_what_must_not_be_set_is_said_to_be_set_or_not() -> None:
+    """`no-global-maintenance: False` in the record of a fence says the opposite of what held."""
+    for is_set, says in ((False, "not set"), (True, "set"), (None, "not known")):
+        conditions = may_power_off(HANGS, evidence(TARGET, global_maintenance=is_set), NOW_S, RULES)
+        (one,) = (each for each in conditions if each.name == "no-global-maintenance")
+        assert (one.value, one.holds) == (says, is_set is False)
+
+
 def test_a_host_whose_every_witness_is_silent_may_be_switched_off() -> None:
     assert missing() == []
 

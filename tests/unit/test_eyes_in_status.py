@@ -16,6 +16,7 @@ from broker.monitors.network_verdict import TargetResult, Windows
 from broker.monitors.runner import Sample, Verdict
 from broker.wire.exchange import Report
 from broker.wire.status import EngineSummary, Status
+from broker.wire.vms import VmEntry, VmWord
 from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.fakes import virtual_time
 from tests.fakes.broker import make_broker, report
@@ -151,6 +152,27 @@ def test_a_storage_that_hangs_is_told_with_its_age(tmp_path: Path) -> None:
     virtual_time.run(run())
 
 
+def vm_2(up: bool | None, host: int | None = None) -> tuple[VmEntry, ...]:
+    """The engine, of which nothing is said, and a VM of the registry."""
+    state = VmWord.UP if up else VmWord.UNKNOWN
+    engine = VmEntry(1, "HostedEngine", 0, "up", 256, VmWord.UNKNOWN, None, None)
+    return engine, VmEntry(2, "db", 0, "up", 256, state, up, up, host)
+
+
+#: The engine is up elsewhere, or nobody knows; all VMs; those that this host's libvirt does not
+#: deny; what of them its sanlock may end.
+LEFT_HERE = (
+    ("unknown", (), (1,), "the VM"),
+    ("elsewhere", (), (1,), ""),
+    ("unknown", (), (), ""),
+    ("unknown", (), None, "the VM"),
+    ("elsewhere", vm_2(None), (2,), "db"),
+    ("elsewhere", vm_2(True, 1), (1, 2), "db"),
+    ("elsewhere", vm_2(True, 3), (2,), ""),
+    ("unknown", vm_2(None), (1, 2), "the VMs"),
+)
+
+
 def test_how_much_of_the_lease_budget_is_left(tmp_path: Path) -> None:
     async def run() -> None:
         (broker,) = hosts(tmp_path, 1)
@@ -164,22 +186,23 @@ def test_how_much_of_the_lease_budget_is_left(tmp_path: Path) -> None:
         status = broker.status(150.0)
         words = "sanlock ends the VM here in 30 s"
         assert status.engine.up is None and words in as_text(status), "it may be here"
-        for host, vms, is_here in ((1, 1, True), (2, 1, True), (2, None, True), (2, 0, False)):
+        assert status.may_run == (1,), "unknown is not down"
+        assert "sanlock ends the VM here now, if it has not yet" in text_of(broker, 190.0)
+        unheard = msgspec.structs.replace(status.storage, unheard=True)
+        up_elsewhere = EngineSummary(up=True, healthy=True, host=2)
+        for engine, others, may_run, vms in LEFT_HERE:
             told = msgspec.structs.replace(
                 status,
-                engine=EngineSummary(up=True, healthy=True, host=host),
-                hosts={1: msgspec.structs.replace(status.hosts[1], vms=vms)},
+                engine=up_elsewhere if engine == "elsewhere" else status.engine,
+                vms=others,
+                may_run=may_run,
             )
-            assert (words in as_text(told)) is is_here, (host, vms)
-        assert "sanlock gives it up in 30 s" in as_text(told)
-        # On a copy of the storage nobody knows where the VM is; this host's libvirt does.
-        for vm, is_here in ((VmStatus.DOWN, False), (VmStatus.UNKNOWN, True), (VmStatus.UP, True)):
-            own = msgspec.structs.replace(
-                status.hosts[1], vms=0, engine_status=EngineStatus(vm, Health.BAD)
-            )
-            told = msgspec.structs.replace(status, hosts={1: own})
-            assert told.engine.up is None
-            assert (words in as_text(told)) is is_here, vm
+            ends = f"sanlock ends {vms} here in 30 s" if vms else "sanlock gives it up in 30 s"
+            assert ends in as_text(told), (engine, others, may_run)
+            # The budget is not low yet, and this host cannot write its slot.
+            told = msgspec.structs.replace(told, lockspace_budget_s=63.0, storage=unheard)
+            assert ("LEASE" in as_text(told)) is bool(vms)
+            assert (f"as well, sanlock ends {vms} here in 63 s" in as_text(told)) is bool(vms)
         lockspace.joined = False
         assert broker.status(150.0).lockspace_budget_s is None
 
