@@ -53,11 +53,27 @@ def start(servers: Servers) -> None:
     config = place / "ganesha.conf"
     config.write_text(GANESHA.format(address=STORAGE_ADDRESS, folder=place))
     # ganesha registers with it; the clients know the ports.
-    servers.run("rpcbind", ["rpcbind", "-f", "-w"])
+    servers.run("rpcbind", rpcbind(place))
     argv = ["ganesha.nfsd", "-F", "-f", str(config), "-L", f"{place}/ganesha.log"]
-    servers.run("ganesha", [*argv, "-p", f"{place}/ganesha.pid", "-N", "NIV_EVENT"])
+    argv += ["-p", f"{place}/ganesha.pid", "-N", "NIV_EVENT"]
+    servers.run("ganesha", in_its_own_run(place, argv))
     listening = ["ss", "-Hltn", "sport", "=", ":2049"]
     servers.until("the server listens", listening, "2049", READY_SECONDS_MAX)
+
+
+def rpcbind(place: Path) -> list[str]:
+    """The command of a server's rpcbind."""
+    return in_its_own_run(place, ["rpcbind", "-f", "-w"])
+
+
+def in_its_own_run(place: Path, argv: list[str]) -> list[str]:
+    """The command with a /run of this server. rpcbind's lock and socket lie there: the one of a
+    second lab ended at once, and its ganesha registered with the first lab's, as long as there was
+    one."""
+    run = place / "run"
+    (run / "rpcbind").mkdir(parents=True, exist_ok=True)
+    script = 'mount --bind "$0" /run && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(run), *argv]
 
 
 def client(layout: Layout, host: HostLayout | None) -> list[str]:
