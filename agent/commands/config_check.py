@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.doctor import bounded
-from agent.doctor.bounded import HANGS_S, CheckHangs
 from agent.fence.devices import fence_device
 from agent.fence.ipmi import password_problem
 from agent.fence.program import find_agent
+from agent.storage import bounded
+from agent.storage.bounded import HANGS_S, CheckHangs
 from agent.storage.identity import IDENTITY_COMMAND, KINDS, path_of
 from agent.storage.silent import left_alone
 from agent.storage.watched import storage_error

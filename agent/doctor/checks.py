@@ -23,7 +23,6 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from agent.commands import config_check
-from agent.doctor.bounded import Check, CheckHangs
 from agent.doctor.host import (
     Found,
     accelerator,
@@ -39,6 +38,7 @@ from agent.doctor.host import (
 from agent.doctor.peers import agreement, certificates, daemons, heartbeat_ports, libvirt_peers
 from agent.doctor.storage import storage
 from agent.doctor.vm import libvirt_guests_found, registry_vms, vm_domain
+from agent.storage.bounded import Check, CheckHangs
 from agent.storage.silent import left_alone
 from agent.terminal import in_json
 from agent.terminal.columns import say

@@ -156,7 +156,7 @@ def _calls_on_files(child: int) -> Iterator[tuple[int, str]]:
 
 def _family(child: int) -> Iterator[int]:
     """The child and what it started, but for those that it made a session for: it looks after them
-    itself (agent/doctor/bounded.py)."""
+    itself (agent/storage/bounded.py)."""
     yield child
     with suppress(OSError):
         for thread in Path(f"/proc/{child}/task").iterdir():

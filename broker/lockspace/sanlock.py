@@ -341,4 +341,10 @@ def _text(error: sanlock.SanlockException) -> str:
     code = error.errno
     if code in _NO_ANSWER:
         return "sanlock does not answer: is it running?"
+    if code == errno.EAGAIN:
+        # sanlock_admin.h, add_lockspace: "the lockspace is being removed".
+        return (
+            "sanlock has lost this host's id, and is still leaving the lockspace; this host joins"
+            " again after that"
+        )
     return f"sanlock error {code}: {error.args[-1]}"

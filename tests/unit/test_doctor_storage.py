@@ -19,8 +19,8 @@ import pytest
 
 from agent.commands import config_check
 from agent.doctor import checks, storage
-from agent.doctor.bounded import HANGS_LEAST_S, HANGS_S, Check, CheckHangs, is_cut_short
 from agent.storage import identity, silent
+from agent.storage.bounded import HANGS_LEAST_S, HANGS_S, Check, CheckHangs, is_cut_short
 from agent.terminal.errors import CommandError
 from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode

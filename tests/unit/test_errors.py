@@ -32,7 +32,7 @@ MSGSPEC = "msgspec makes a ValidationError of it, which names the key"
 CALLER = "a check of one value, whose callers name where it stands"
 SAME = "the same file takes it"
 BARE = {
-    "agent/doctor/bounded.py": "a bug in the child process stays a bug here, with its traceback",
+    "agent/storage/bounded.py": "a bug in the child process stays a bug here, with its traceback",
     "agent/registry/settings.py": SAME,
     "agent/setup/toml_text.py": SAME,
     "agent/status/read.py": "the status is then decoded by the real structures",

@@ -25,7 +25,7 @@ from broker.lockspace.rejoin import (
     own_name,
     own_names,
 )
-from broker.lockspace.sanlock import SanlockLockspace
+from broker.lockspace.sanlock import SanlockLockspace, _text
 from broker.lockspace.sanlock_process import sanlock_process
 from broker.whiteboard.lease_sectors import DELTA_MAGIC
 from broker.whiteboard.volume import Volume
@@ -352,6 +352,19 @@ def test_one_that_took_the_place_of_the_one_that_had_the_id_is_not_marked(
     assert JoinedMark(tmp_path, "boot").process == FIRST
     monkeypatch.setattr(sanlock, "inq_lockspace", lambda *_: False)
     assert not look(leases, JoinedMark(tmp_path, "boot")).joined and fake.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.EAGAIN, "sanlock has lost this host's id, and is still leaving the lockspace"),
+        (errno.EPIPE, "sanlock does not answer"),
+        (-262, "sanlock error -262: no"),
+    ],
+)
+def test_why_sanlock_does_not_join(code: int, says: str) -> None:
+    """A host whose storage came back said `sanlock error 11: Resource temporarily unavailable`."""
+    assert _text(sanlock.SanlockException(code, "no")).startswith(says)
 
 
 @pytest.mark.parametrize(

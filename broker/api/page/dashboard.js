@@ -496,8 +496,7 @@ function* storageBanners() {
       `${problem}${s.storage.trouble_s === null ? "" : `, for ${seconds(s.storage.trouble_s)}`}.${means}${unheard}`];
   }
   if (s.lockspace_budget_s !== null && s.lockspace_budget_s < s.lockspace_budget_max_s / 2) {
-    const ends = s.may_run !== null && !s.may_run.length ? "gives this host's id up" : "ends the VMs here";
-    yield ["budget", "critical", "The lease is not renewed", `sanlock ${ends} in ${seconds(s.lockspace_budget_s)}.`];
+    yield ["budget", "critical", "The lease is not renewed", `sanlock ${s.may_run?.length === 0 ? "gives this host's id up" : "ends the VMs here"} in ${seconds(s.lockspace_budget_s)}.`];
   }
   if (s.lockspace !== "joined") yield ["lockspace", "warning", "This host has not joined the lockspace", `${clean(s.lockspace)}.`];
   for (const [slot, cause] of Object.entries(s.bad_slots)) {
