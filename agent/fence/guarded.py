@@ -72,7 +72,8 @@ class Privilege(StrEnum):
 class Finding:
     """The answer of a device. `detail`: what is wrong (empty: nothing). `ordered`: it accepted an
     order. `tried`: an order was sent to it, with any result. `withdrawn`: the order must not be
-    given any more. `privilege`: UNKNOWN where the device was not asked for it."""
+    given any more. `privilege`: UNKNOWN where the device was not asked for it. `is_pointless`:
+    asking again changes nothing until somebody acts: the password is refused, for example."""
 
     power: Power
     identity: Identity
@@ -81,6 +82,7 @@ class Finding:
     privilege: Privilege = Privilege.UNKNOWN
     tried: bool = False
     withdrawn: bool = False
+    is_pointless: bool = False
 
     @property
     def usable(self) -> bool:
@@ -172,8 +174,9 @@ class GuardedDevice:
         many seconds ago.
 
         A device that did not let this host in is asked once more: an order always comes right after
-        a reading, so one that answers every other question would swallow each of them. Lasts up to
-        twice the device's time."""
+        a reading, so one that answers every other question would swallow each of them. Not one that
+        refused the login: many BMCs lock an account after three wrong passwords. Lasts up to twice
+        the device's time."""
         wanted = Power.ON if on else Power.OFF
         tried = was_let_in = False
 
@@ -210,7 +213,7 @@ class GuardedDevice:
             return Finding(wanted, found.identity)
 
         found = await self._ask(system_uuid, switch)
-        if not was_let_in and not still():
+        if not was_let_in and not found.is_pointless and not still():
             found = await self._ask(system_uuid, switch)
         return replace(found, tried=tried)
 
@@ -239,7 +242,12 @@ class GuardedDevice:
             except Hung as error:
                 return Finding(Power.UNKNOWN, Identity.UNKNOWN, str(error))
             except Exception as error:  # pyghmi may raise any exception
-                found = Finding(Power.UNKNOWN, Identity.UNKNOWN, f"{self.name}: {self._say(error)}")
+                found = Finding(
+                    Power.UNKNOWN,
+                    Identity.UNKNOWN,
+                    f"{self.name}: {self._say(error)}",
+                    is_pointless=isinstance(error, Pointless),
+                )
             if found.usable and found.power is Power.UNKNOWN and not found.detail:
                 found = replace(found, detail=f"{self.name}: its power is neither on nor off")
             # Nearly all of a hundred devices are idle: only a hung thread is kept.

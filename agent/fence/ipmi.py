@@ -43,6 +43,17 @@ _INSUFFICIENT_PRIVILEGE = 0xD4
 #: 22.30, Set User Password: a BMC keeps the first 20 bytes of a longer one, or the first 16.
 PASSWORD_BYTES_MAX = 20
 
+#: 13.24, RMCP+ Status Codes, in pyghmi's words (1.6.19): the account, its password or its level is
+#: wrong. Not among them: 1 and 0Bh, no room for another session, which ends by itself.
+_REFUSALS = (
+    "Incorrect password provided",
+    "Unauthorized role or privilege level requested",
+    "Invalid username length",
+    "Unauthorized name",
+    "Invalid integrity check value",
+    "Invalid RAKP4 integrity code",
+)
+
 _SLICE_S = 0.02
 _PYGHMI = threading.Lock()
 
@@ -86,7 +97,8 @@ class IpmiDriver:
         try:
             response = answer.wait(deadline_s)
             if "error" in response:
-                raise DeviceError(str(response["error"] or "no answer"))
+                text = str(response["error"] or "no answer")
+                raise (Pointless if text.startswith(_REFUSALS) else DeviceError)(text)
             yield _IpmiLogin(session, deadline_s)
         finally:
             _log_out(session)

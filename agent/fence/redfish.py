@@ -204,6 +204,8 @@ class _Service:
             self._headers["Authorization"] = basic
             raise
         token, place = answer.getheader("X-Auth-Token"), answer.getheader("Location", "")
+        if answer.status in _BUSY or answer.status >= 500:  # as at a limit of sessions
+            raise DeviceError(f"POST {path} answers {answer.status}: {_message(data)}")
         if answer.status not in (200, 201) or not token:
             raise Pointless(f"the login is refused ({answer.status}): {_message(data)}")
         self._headers["X-Auth-Token"] = token

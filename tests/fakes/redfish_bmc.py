@@ -36,7 +36,8 @@ class RedfishBmc:
     `leak`: its errors quote the password; `role`: of the user. `slash`: a path without its last
     slash is redirected, with these statuses for GET and for POST; `elsewhere`: to another service.
     `challenge`: whether a 401 says what it would take. `sessions_at`: where sessions are made.
-    `busy`, `busy_orders`: so many requests, so many orders are put off. `blank`: so many GETs of
+    `full`: so many logins find no room for another session. `busy`, `busy_orders`: so many
+    requests, so many orders are put off. `blank`: so many GETs of
     the system have no body. `drip_s`: between two bytes of an answer. `state`: PowerState,
     whatever is. `allow`: what OPTIONS of the action allows; None: it knows no OPTIONS. `info`:
     what may be ordered stands in an ActionInfo of its own.
@@ -58,7 +59,7 @@ class RedfishBmc:
         self.slash: tuple[int, int] | None = None
         self.elsewhere = ""
         self.challenge, self.sessions_at = True, SESSIONS
-        self.busy = self.busy_orders = self.blank = 0
+        self.busy = self.busy_orders = self.blank = self.full = 0
         self.shows_on_until_ordered = False
         self.drip_s = 0.0
         self.state: str | None = None
@@ -201,6 +202,9 @@ class RedfishBmc:
                 if self.command == "POST" and self.path.rstrip("/") == bmc.sessions_at:
                     if body != {"UserName": "admin", "Password": PASSWORD}:
                         return 401, bmc._error("wrong user or password"), {}
+                    if bmc.full:
+                        bmc.full -= 1
+                        return 503, bmc._error("The session limit is exceeded"), {}
                     bmc.sessions.add("s1")
                     place = f"https://127.0.0.1:{bmc.port}{bmc.sessions_at}/s1"
                     return 201, {}, {"X-Auth-Token": "t1", "Location": place}

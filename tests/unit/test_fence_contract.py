@@ -7,12 +7,13 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from agent.fence.driver import Driver
+from agent.fence.driver import Driver, Login
 from agent.fence.guarded import DeviceSetting, GuardedDevice, Identity, Privilege
 from agent.fence.ipmi import IpmiDriver
 from agent.fence.program import AgentDriver
@@ -197,6 +198,28 @@ def test_a_wrong_password_fails_and_is_shown_nowhere(
     captured = capfd.readouterr()
     assert "hunter2" not in text + caplog.text + captured.out + captured.err
     assert site.orders == []
+
+
+class CountedDriver:
+    """A driver, and how often its device was asked to let somebody in."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver, self.logins = driver, 0
+
+    def login(self, timeout_s: float) -> AbstractContextManager[Login]:
+        self.logins += 1
+        return self.driver.login(timeout_s)
+
+
+def test_a_refused_password_is_not_tried_again_within_an_order(site: Site) -> None:
+    """Many BMCs lock an account after three wrong ones."""
+    driver = CountedDriver(site.driver("wrong"))
+    given = DeviceSetting(trusted=not site.knows_guid, timeout_s=60.0, retries=3)
+    mine = GuardedDevice(2, "the device", driver, given)
+    found = asyncio.run(mine.switch(str(MACHINE), on=False))
+    assert found.power is Power.UNKNOWN and found.detail and site.orders == []
+    # The program of a fence agent does not say why it failed.
+    assert driver.logins == (1 if site.knows_guid else 1 + given.retries)
 
 
 def test_one_that_hangs_costs_its_deadline(site: Site) -> None:

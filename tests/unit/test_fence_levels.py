@@ -439,6 +439,19 @@ def test_what_cannot_help_is_not_tried_again() -> None:
     assert bmc.logins == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "logins"), [(DeviceError("no answer"), 2), (Pointless("wrong password"), 1)]
+)
+def test_an_order_is_given_once_more_unless_the_login_was_refused(
+    error: DeviceError, logins: int
+) -> None:
+    bmc = Scripted()
+    bmc.fails = [error]
+    mine = GuardedDevice(2, "bmc", bmc)
+    found = asyncio.run(mine.switch(UUID, on=False))
+    assert found.ordered is (logins == 2) and bmc.logins == logins
+
+
 SECRET = 'pä"ss wörd/+\\'
 
 

@@ -138,6 +138,12 @@ def test_a_401_without_a_challenge_tries_a_session_where_the_root_says(
     assert not bmc.sessions, "it is ended"
 
 
+def test_a_limit_of_sessions_passes_and_is_no_refusal(bmc: RedfishBmc) -> None:
+    bmc.basic, bmc.full = False, 1
+    found = asyncio.run(device(bmc).switch(str(MACHINE), on=False))
+    assert found.ordered and bmc.orders == ["ForceOff"]
+
+
 def test_a_wrong_password_is_told_as_that_with_a_session_too(bmc: RedfishBmc) -> None:
     bmc.basic = bmc.challenge = False
     driver = RedfishDriver("127.0.0.1", bmc.port, "admin", "wrong", ca_file=str(bmc.ca_file))
