@@ -17,12 +17,14 @@ import libvirt
 from agent.doctor.host import Found
 from agent.setup.heartbeat_reach import DEADLINE_S as PORTS_S
 from agent.setup.heartbeat_reach import OPEN, Port, ask_ports
+from agent.setup.leave import SYSTEMD, systemd_keeps_them
 from agent.storage.watched import read_slots
 from agent.vm.definition import load_definition
 from agent.vm.errors import DefinitionError
 from agent.vm.migration_check import ask_target, host_devices
 from agent.vm.reach import ANSWER_S, REFUSES, command_there, command_to, reach, reached
-from broker.client.ask import BrokerError, ask
+from broker.client.ask import BrokerDown, BrokerError, ask
+from broker.client.quick import Fault
 from broker.config.addresses import is_over_tls
 from broker.config.agreement import DIGEST_LINE, agreed, differences, published
 from broker.config.host_certificates import all_ends
@@ -32,12 +34,30 @@ from broker.wire.limits import SOON_DAYS
 from broker.wire.status import Status
 
 
+def _no_broker(error: BrokerError) -> tuple[str, str, str]:
+    """A host that has yet to be started is fit; one whose daemons should run and do not is not."""
+    if not isinstance(error, BrokerDown) or error.fault is Fault.FORBIDDEN:
+        return "warn", str(error), "sudo ha-agent doctor"
+    status = "systemctl status ha-broker ha-agent; journalctl -u ha-broker -u ha-agent"
+    if error.fault is Fault.NO_ANSWER:
+        return "fail", str(error), status
+    if not SYSTEMD.is_dir():
+        return "warn", str(error), "start ha-broker and ha-agent"
+    if systemd_keeps_them(only=False):
+        text = (
+            "ha-broker does not run, though the daemons are to run here: this host protects no VM"
+        )
+        return "fail", text, f"systemctl start ha-broker ha-agent; {status}"
+    text = "the daemons are not started, and not at the next boot: this host protects no VM yet"
+    return "warn", text, "systemctl enable --now ha-broker ha-agent"
+
+
 def daemons(config: Config) -> Found:
     """Whether both daemons run here, and which problems they report."""
     try:
         status = ask(config.daemon.socket, "GET", "/v1/status", Status)
     except BrokerError as error:
-        yield "warn", str(error), "systemctl enable --now ha-broker ha-agent"
+        yield _no_broker(error)
         return
     own = status.hosts[status.host_id]
     if own.agent != "ok":

@@ -119,7 +119,7 @@ def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _systemd_keeps_them(only: bool) -> bool:
+def systemd_keeps_them(only: bool) -> bool:
     """Whether systemd runs a daemon, or is to start it anew: a broker that has just died answers
     nobody, and is back in a second. Unless `only`: or starts it at the next boot."""
     kept = set(_systemctl("is-active").stdout.split()) - {"inactive", "failed", "unknown"}
@@ -132,7 +132,7 @@ def _daemons_step(config: Config, only: bool) -> Step:
 
     def look() -> str | None:
         if by_systemd:
-            return None if _systemd_keeps_them(only) else "they do not run"
+            return None if systemd_keeps_them(only) else "they do not run"
         if broker_answers(config):
             raise CommandError(
                 ExitCode.REFUSED, "ha-broker and ha-agent run on this host; stop both first"

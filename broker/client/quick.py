@@ -7,6 +7,7 @@ commands use ask.py.
 from __future__ import annotations
 
 import socket
+from enum import Enum, auto
 
 from broker.daemon.errors import HaError, why
 from broker.daemon.exit_codes import ExitCode
@@ -22,29 +23,48 @@ class BrokerError(HaError):
     """The broker did not do what it was asked for."""
 
 
+class Fault(Enum):
+    """Why a broker does not answer. FORBIDDEN: this user may not ask. NOBODY: no process listens
+    on its socket."""
+
+    NO_ANSWER = auto()
+    FORBIDDEN = auto()
+    NOBODY = auto()
+
+
 class BrokerDown(BrokerError):
     """No broker answers on the socket: the message says which socket and what to do."""
 
     code = ExitCode.BROKER_DOWN
+    #: Why, where the kernel says it; NO_ANSWER: the broker may run.
+    fault = Fault.NO_ANSWER
 
     @classmethod
     def because(cls, path: str, error: Exception) -> BrokerDown:
         """A BrokerDown for the error of an attempt."""
         if isinstance(error, PermissionError):
-            return cls(
-                f"{path}: this user may not ask the broker; run as root, by sudo for example"
+            return cls._of(
+                Fault.FORBIDDEN,
+                f"{path}: this user may not ask the broker; run as root, by sudo for example",
             )
         if isinstance(error, ConnectionRefusedError | FileNotFoundError):
             # Nobody listens there: an ended broker leaves its socket where it was.
-            return cls(
+            return cls._of(
+                Fault.NOBODY,
                 f"ha-broker does not run: nothing answers on {path} (systemctl start ha-broker;"
-                " systemctl status ha-broker says why it ended)"
+                " systemctl status ha-broker says why it ended)",
             )
         # http.client quotes what came instead of an answer.
         said = sentence(why(error), REASON_CHARS_MAX)
         return cls(
             f"no answer on {path}: {said}; is ha-broker running? (systemctl status ha-broker)"
         )
+
+    @classmethod
+    def _of(cls, fault: Fault, text: str) -> BrokerDown:
+        made = cls(text)
+        made.fault = fault
+        return made
 
 
 def get(path: str, resource: str, timeout_s: float = ASK_TIMEOUT_S) -> tuple[int, bytes]:

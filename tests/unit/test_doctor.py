@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.doctor import peers
+from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode
 from tests.unit import commands
 
@@ -106,3 +110,53 @@ def test_for_people_the_last_line_is_the_verdict(site: Path) -> None:
     site.write_text("[hosts]\n")
     done = run(site)
     assert "unknown key hosts; did you mean host?" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("active", "enabled", "verdict", "says"),
+    [
+        ("inactive inactive", "disabled disabled", "warn", "this host protects no VM yet"),
+        ("inactive inactive", "enabled enabled", "fail", "though the daemons are to run here"),
+        ("failed failed", "enabled disabled", "fail", "though the daemons are to run here"),
+        ("activating active", "disabled disabled", "fail", "though the daemons are to run here"),
+    ],
+)
+def test_a_host_whose_daemons_should_run_and_do_not_is_not_fit(
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    active: str,
+    enabled: str,
+    verdict: str,
+    says: str,
+) -> None:
+    systemctl = tmp_path / "systemctl"
+    said = f"case $1 in is-active) echo {active};; is-enabled) echo {enabled};; esac"
+    systemctl.write_text(f"#!/bin/sh\n{said}\nexit 3\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(peers, "SYSTEMD", tmp_path)
+    ((found, text, fix),) = peers.daemons(load(str(site)))
+    assert found == verdict and says in text and "systemctl" in fix
+
+
+def test_a_broker_that_is_there_and_does_not_answer_is_not_fit(site: Path, tmp_path: Path) -> None:
+    def hang_up() -> None:
+        server.accept()[0].close()
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "broker.sock"))
+        server.listen()
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        ((found, text, _),) = peers.daemons(load(str(site)))
+        thread.join()
+    assert found == "fail" and "is ha-broker running?" in text
+
+
+def test_without_systemd_nobody_knows_whether_they_should_run(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "SYSTEMD", tmp_path / "none")
+    ((found, _, fix),) = peers.daemons(load(str(site)))
+    assert (found, fix) == ("warn", "start ha-broker and ha-agent")
