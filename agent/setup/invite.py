@@ -89,7 +89,7 @@ def offered(files: Files) -> Offer:
         )
     config = checked(files.text(), files.config)
     secret_file = Path(config.daemon.secrets)
-    text = read_text(secret_file)
+    text = read_text(secret_file, ExitCode.CONFIG)
     try:
         key = tables(text).get("cluster-key", "")
     except tomllib.TOMLDecodeError:

@@ -65,7 +65,7 @@ class Files:
 
     def text(self) -> str:
         """The text of the configuration file, empty where there is none; CommandError."""
-        return read_text(self.config)
+        return read_text(self.config, ExitCode.CONFIG)
 
     def host(self) -> dict[str, Any]:
         """The table `host` of the configuration file, empty where there is none; CommandError."""
@@ -81,15 +81,16 @@ class Files:
         return found if isinstance(found, int) else None
 
 
-def read_text(path: Path) -> str:
-    """A file's text; empty where there is no file; CommandError where it cannot be read."""
+def read_text(path: Path, code: ExitCode = ExitCode.FILE) -> str:
+    """A file's text; empty where there is no file; CommandError with `code` where it cannot be
+    read: CONFIG for a file of this host's own configuration, as in every other command."""
     try:
         return regular_file.read_text(path)
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         step = "; run as root" if isinstance(error, PermissionError) else ""
-        raise CommandError(ExitCode.FILE, f"{path}: cannot be read: {why(error)}{step}") from None
+        raise CommandError(code, f"{path}: cannot be read: {why(error)}{step}") from None
 
 
 def check_place(path: Path) -> None:
@@ -153,7 +154,7 @@ def config_step(files: Files, values: dict[str, Value | None]) -> Step:
 
 def key_step(files: Files, key: str = "") -> Step:
     """The cluster's key in the secrets file: a new one, or the given one of the cluster."""
-    old = read_text(files.secrets)
+    old = read_text(files.secrets, ExitCode.CONFIG)
     found = _key_of(old, files.secrets)
 
     def look() -> str | None:

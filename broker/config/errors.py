@@ -11,4 +11,3 @@ class ConfigError(HaError):
     """The configuration cannot be used: the message names the file, the key and the remedy."""
 
     code = ExitCode.CONFIG
-    _json_code = "not-configured"

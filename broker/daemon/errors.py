@@ -19,12 +19,12 @@ class HaError(Exception):
     """
 
     code: ExitCode = ExitCode.FAILED
-    #: "": made of the exit code's name.
-    _json_code = ""
 
     @property
     def json_code(self) -> str:
-        return self._json_code or self.code.name.lower().replace("_", "-")
+        if self.code is ExitCode.CONFIG:
+            return "not-configured"
+        return self.code.name.lower().replace("_", "-")
 
 
 def why(error: BaseException) -> str:

@@ -231,6 +231,18 @@ def test_what_init_would_fail_at_is_found_before_anything_is_made(
     assert host.files() == before and not host.named.exists()
 
 
+@pytest.mark.parametrize("words", [("init", "--yes"), ("invite",), ("leave",), ("vm", "list")])
+def test_a_configuration_that_cannot_be_read_has_one_code_in_every_command(
+    host: Host, words: tuple[str, ...]
+) -> None:
+    """A folder in its place: root may read any file."""
+    host.config.unlink(missing_ok=True)
+    host.config.mkdir(parents=True)
+    done = host.run(*words, "--json")
+    assert json.loads(done.stdout)["error"]["code"] == "not-configured"
+    assert (done.returncode, done.stderr.count("cannot be read")) == (ExitCode.CONFIG, 1)
+
+
 def read_only(folder: Path) -> tuple[str, ...]:
     """What runs a command that cannot write there."""
     mount = f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}"
