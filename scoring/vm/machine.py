@@ -211,6 +211,8 @@ def _engine_starting(turn: VmTurn) -> StateName:
             return _S.ENGINE_UP
         why = f"not healthy {turn.in_state_s:.0f} s after its start ({health.cause(turn)})"
         turn.because(Code.STARTING_TIMEOUT, f"{why}, stopping it")
+        # The cause may be this host: another one should try it.
+        _count_failed_start(turn)
         turn.state = replace(turn.state, sick=True)
         return _S.ENGINE_STOP
     turn.because(Code.ENGINE_BOOTING, f"the VM boots, {engine.reason or 'not healthy yet'}")

@@ -100,8 +100,15 @@ def _with_outcome(state: VmState, outcome: Outcome, now_s: float) -> VmState:
                 since_s = now_s
             elif ok and state.name is StateName.ENGINE_FORCE_STOP:
                 since_s = None
+            # The pause after a start that timed out begins when the VM has ended.
+            failure_s = now_s if ok and state.sick and state.retries else state.last_failure_s
             return replace(
-                state, acting=False, acted_s=now_s, lease=None, unstopped_since_s=since_s
+                state,
+                acting=False,
+                acted_s=now_s,
+                lease=None,
+                unstopped_since_s=since_s,
+                last_failure_s=failure_s,
             )
         case VmStartEnded():
             return replace(state, acting=False, acted_s=now_s, lease=None, locked_since_s=None)

@@ -55,6 +55,7 @@ def test_a_vm_that_boots_is_given_600_seconds() -> None:
     assert over.state.engine.name is S.ENGINE_STOP
     assert over.actions == (ShutDownVm(),)
     assert codes(over) == [Code.STARTING_TIMEOUT, Code.STOP_REQUESTED]
+    assert over.state.engine.retries == 1, "this host may be the cause: another one should try it"
 
 
 def test_a_vm_whose_health_was_not_answered_is_not_stopped_for_it() -> None:
