@@ -83,7 +83,7 @@ def _entry(
         hostname=None if host is None else known.name_of(host),
         for_s=for_s,
         at_least=at_least,
-        reason=_reason(known, spec, seen, word, without),
+        reason=_reason(known, spec, seen, word, without, left),
         target=None if seen.word is None or word is not VmWord.MOVING else seen.word.target,
         barred={at: round(left_s, 1) for at, left_s in sorted(left.items())},
         refused=known.refused.get(number, ""),
@@ -117,8 +117,16 @@ def _word(spec: VmSpec, seen: VmSeen, is_short: bool) -> VmWord:
     return VmWord.NO_PLACE if is_short else VmWord.WAITING
 
 
-def _reason(known: Known, spec: VmSpec, seen: VmSeen, word: VmWord, without: NoPlace | None) -> str:
-    """Why it is not up and healthy, or what is about to happen."""
+def _reason(
+    known: Known,
+    spec: VmSpec,
+    seen: VmSeen,
+    word: VmWord,
+    without: NoPlace | None,
+    left: Mapping[int, float],
+) -> str:
+    """Why it is not up and healthy, or what is about to happen. `left`: for how many seconds each
+    host still pauses after it failed there."""
     said = known.said.get(spec.number, "")
     here = seen.acting == known.host_id
     if word is VmWord.MOVING and seen.word is not None and seen.word.target is not None:
@@ -140,18 +148,23 @@ def _reason(known: Known, spec: VmSpec, seen: VmSeen, word: VmWord, without: NoP
     if here and said:
         return said
     if word is VmWord.WAITING:
-        return _waits(known, spec) or said
+        return _waits(known, spec, left) or said
     return _ready(known, spec) if word is VmWord.BOOTING else ""
 
 
-def _waits(known: Known, spec: VmSpec) -> str:
-    """What a VM that is to be started waits for."""
+def _waits(known: Known, spec: VmSpec, left: Mapping[int, float]) -> str:
+    """What a VM that is to be started waits for. `left`: see _reason."""
     if known.holds_still:
         return "global maintenance: nothing is started"
     if wanted := _names(known, spec, healthy=False):
         return f"waits for {wanted}"
     order = known.plan.order.get(spec.number, ())
-    return f"{known.name_of(order[0])} is to start it" if order else ""
+    if not order:
+        return ""
+    name = known.name_of(order[0])
+    if order[0] in left:
+        return f"it failed on {name}, which starts it again after a pause"
+    return f"{name} is to start it"
 
 
 def _ready(known: Known, spec: VmSpec) -> str:

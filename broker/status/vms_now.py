@@ -296,7 +296,7 @@ class VmsNow:
         made_from = (
             tuple(several.specs.values()),
             several.missing,
-            tuple((h.host_id, h.vms, h.open, h.barred) for h in hosts.values()),
+            tuple((h.host_id, h.vms, h.open, h.barred, h.pausing) for h in hosts.values()),
         )
         old = self._plans
         if old is not None and old[1] == made_from and 0 <= now_s - old[0] < PLANS_FRESH_S:

@@ -11,7 +11,8 @@ The steps, for a VM `v` that is to run on a host `T`:
 
     write the claim v>T into this host's slot; the storage acknowledges it
     after that, begin to read all slots
-    T's free memory - claims on T that T does not show yet - v  >= 0:   begin
+    T's free memory - claims on T that T does not show yet - v  >= 0,
+    and no claim is against a rule of the VMs:                          begin
     all conflicting claims are of VMs that are served later than v:     wait, WAIT_BEATS at most
     otherwise:                                                          withdraw, try the next host
     keep the claim until HOLD_S after T was first seen to show v
@@ -22,7 +23,10 @@ Rules:
 2. A claim is kept for HOLD_S after T shows the VM. Another host may have read T's slot before that
    moment and read this slot after it; without the claim it would not count the VM at all.
 3. A claim ends by itself at its stated end, since a host may die with a claim in its slot.
-4. A host that waits keeps its claim. Two hosts cannot wait for each other: one of the two VMs is
+4. A claim conflicts with another one for memory (the same host), or for a rule of the VMs: those of
+   `apart` on one host, those of `together` on two. If each VM changed its target for the other's
+   claim, both would do so for ever.
+5. A host that waits keeps its claim. Two hosts cannot wait for each other: one of the two VMs is
    served later in the order that all hosts share (scoring/vm/spec.py), and its host withdraws.
 """
 
@@ -32,6 +36,7 @@ from collections.abc import Iterable, Mapping, Set
 from enum import StrEnum
 
 from scoring.vm.plan import Host
+from scoring.vm.spec import relations
 from scoring.vm_facts import Claim, VmSpec
 
 #: How long a claim is kept after the VM was first seen on its host, in seconds. This is longer than
@@ -69,13 +74,15 @@ def verdict(
     (scoring/vm/spec.py). A claim for a VM that is not in `order` counts as if it took all the free
     memory, since its size is not known here.
     """
-    v = order[mine.number]
+    v, others = order[mine.number], tuple(others)
     free_mb = target.free_huge_mb if v.huge else target.free_mb
-    conflicting = tuple(conflicts(mine, others, target.vms, order))
-    if all(claim.number in order for claim in conflicting):
-        taken_mb = sum(order[claim.number].memory_mb for claim in conflicting)
+    for_memory = tuple(conflicts(mine, others, target.vms, order))
+    by_rule = tuple(against_rules(mine, others, order))
+    if not by_rule and all(claim.number in order for claim in for_memory):
+        taken_mb = sum(order[claim.number].memory_mb for claim in for_memory)
         if free_mb - taken_mb - v.memory_mb >= 0 or v.overcommit:
             return Verdict.BEGIN
+    conflicting = (*for_memory, *by_rule)
     served = {number: place for place, number in enumerate(order)}
     is_first = all(served[mine.number] < served.get(c.number, -1) for c in conflicting)
     # Where the memory is too small even without the other claims, waiting does not help.
@@ -98,3 +105,15 @@ def conflicts(
             continue
         seen.add(claim.number)
         yield claim
+
+
+def against_rules(
+    mine: Claim, others: Iterable[Claim], order: Mapping[int, VmSpec]
+) -> Iterable[Claim]:
+    """The other claims that a rule of the VMs does not allow beside `mine`."""
+    rules = relations(tuple(order.values()))
+    apart, together = rules.apart[mine.number], rules.together[mine.number]
+    for claim in others:
+        forbidden = apart if claim.host_id == mine.host_id else together
+        if claim.number in forbidden:
+            yield claim

@@ -12,6 +12,7 @@ The questions, in this order:
     do all hosts know it?     of a VM that never ran: a host may run it already, without a lease
     is the lease free?        sanlock's answer; a takeover if its owner is silent
     is it this host's turn?   it is first in the plan, or the hosts before it had their time
+    does this host pause?     after a failed start, where no other host has room
     is there room?            claimed and granted (scoring/vm/room.py)
     may it start yet?         the VMs that it needs are healthy, and few others are starting here
 """
@@ -49,7 +50,7 @@ def may_start(turn: VmTurn) -> bool:
     if not (able and start.lease_allows(turn)):
         turn.state = replace(turn.state, startable_since_s=None)
         return False
-    if not _is_our_turn(turn, v):
+    if not _is_our_turn(turn, v) or _pauses(turn, v):
         return False
     if not secure(turn, several.own_id) or not _need_not_wait(turn, v):
         return False
@@ -108,6 +109,20 @@ def _is_our_turn(turn: VmTurn, v: VmSpec) -> bool:
         where = several.title(order[0])
         turn.because(Code.EQUAL_HOST_FIRST, f"{where} may start {v.name} first")
         return False
+    return True
+
+
+def _pauses(turn: VmTurn, v: VmSpec) -> bool:
+    """Whether this host waits after a failed start of the VM; adds the reason if so."""
+    assert turn.several is not None
+    until_s = turn.several.pauses_until_s(turn.number)
+    if until_s is None:
+        return False
+    turn.because(
+        Code.RETRIES_EXHAUSTED,
+        f"{turn.state.retries} failed start(s) of {v.name} here, and no other host has room: tried "
+        f"again in {until_s - turn.now_s:.0f} s",
+    )
     return True
 
 

@@ -12,7 +12,8 @@ Rules:
    the ones before it have left.
 2. A host may run a VM if it is live and open, understands several VMs, has a score above 0, has not
    failed to start that VM lately, and if no rule of the VM (`only`, `apart`, `together`) forbids
-   it.
+   it. A host that pauses before it starts the VM again counts where no other one has the memory:
+   otherwise VMs that come later in the order would take its room in the meantime.
 3. The hosts with enough memory are ordered as follows. First the host that has claimed the VM; its
    memory is reserved before any other VM is placed. Then by the VM's `prefer`; by score in steps of
    400 points (less is noise); by the share of memory that stays free, in 16ths; by which host ran
@@ -49,8 +50,9 @@ class Host:
     `score`: its score before the penalties of a particular VM. `total_mb`: its memory in MiB;
     `free_mb`: the part that is not committed; `free_huge_mb`: the free huge pages. `vms`: the
     numbers of the VMs there. `open`: it takes VMs (no maintenance, not stopping, in the lockspace).
-    `barred`: the numbers of VMs that it must not start now. `last_ran`: each VM's `last_ran` there.
-    `lacks`: each VM's own penalties there, in points.
+    `barred`: the numbers of VMs that it must not start now. `pausing`: those that it leaves to
+    other hosts for a while. `last_ran`: each VM's `last_ran` there. `lacks`: each VM's own
+    penalties there, in points.
     """
 
     host_id: int
@@ -62,6 +64,7 @@ class Host:
     open: bool = True
     speaks: int = SPEAKS_SEVERAL
     barred: frozenset[int] = frozenset()
+    pausing: frozenset[int] = frozenset()
     last_ran: Mapping[int, int] = field(default_factory=lambda: _NONE)
     lacks: Mapping[int, int] = field(default_factory=lambda: _NONE)
 
@@ -110,6 +113,8 @@ def place(
             work.release(v, pin)
         able, free_mb = work.able(v), work.free_mb(v)
         fits = [h for h in able if free_mb[h.host_id] >= v.memory_mb or h.host_id == pin]
+        if not fits and not (v.overcommit and able):
+            fits = [h for h in work.pausing(v) if free_mb[h.host_id] >= v.memory_mb]
         if v.number in work.together:
             with_all_mb = v.memory_mb + work.mates_mb(v, wanted)
             fits = [host for host in fits if free_mb[host.host_id] >= with_all_mb] or fits
@@ -229,12 +234,21 @@ class Placing:
         return sum(w.memory_mb for w in coming if w.huge == v.huge)
 
     def able(self, v: VmSpec) -> list[Host]:
-        """The hosts that may run the VM, with enough memory or without."""
+        """The hosts that may run the VM now, with enough memory or without."""
+        return self._allowed(v, pausing=False)
+
+    def pausing(self, v: VmSpec) -> list[Host]:
+        """The hosts that may run the VM after a pause."""
+        return self._allowed(v, pausing=True)
+
+    def _allowed(self, v: VmSpec, *, pausing: bool) -> list[Host]:
+        """The hosts that nothing forbids to run the VM, of those that pause or of the others."""
         number = v.number
         able = [
             host
             for host in self._hosts
             if number not in host.barred
+            and (number in host.pausing) is pausing
             and (host.score > host.lacks.get(number, 0) if host.lacks else host.score > 0)
         ]
         if v.only:

@@ -24,6 +24,7 @@ from functools import lru_cache
 from scoring.hosts.score import HostSamples, host_lacks
 from scoring.hosts.turn import HostTurn, name_of
 from scoring.observation import LocalHost, Outcome, PeerReport
+from scoring.timing import START_RETRIES_MAX
 from scoring.vm.claims import standing
 from scoring.vm.placement import Candidate
 from scoring.vm.plan import NO_PLAN, Host, Placing, Plan, place
@@ -198,6 +199,10 @@ class Several:
         free_mb = placing.free_mb(v)
         state = self._states.get(v.number)
         held = None if state is None or state.held is None else state.held.claim.host_id
+        if held is not None and all(host.host_id != held for host in able):
+            # What is claimed is kept against the claims of others (scoring/vm/claims.py, rule 4).
+            without_claims = Placing(self.relations, self._peer_hosts()).able(v)
+            able += [host for host in without_claims if host.host_id == held]
         fits = [h for h in able if free_mb[h.host_id] >= v.memory_mb or h.host_id == held]
         if not fits and v.overcommit:
             fits = able
@@ -209,6 +214,9 @@ class Several:
     def able(self, v: VmSpec) -> list[Candidate]:
         """The other hosts that may run the VM, with enough memory or without."""
         return [self._candidate(v, host) for host in self._elsewhere(v)[1]]
+
+    def _peer_hosts(self) -> list[Host]:
+        return [host for host_id, host in self.hosts.items() if host_id != self.own_id]
 
     def _elsewhere(self, v: VmSpec) -> tuple[Placing, list[Host]]:
         """The other hosts for a placing, and those of them that may run the VM."""
@@ -223,6 +231,15 @@ class Several:
         points = host.score - host.lacks.get(v.number, 0)
         last_ran = host.last_ran.get(v.number, 0)
         return Candidate(host.host_id, points, last_ran, self._hostnames.get(host.host_id, ""))
+
+    def pauses_until_s(self, number: int) -> float | None:
+        """Until when this host leaves the VM to other hosts, though it keeps the room for it (None:
+        it does not pause)."""
+        state = self._states.get(number)
+        if state is None or number not in self.hosts[self.own_id].pausing:
+            return None
+        timing = self._turn.rules.timing
+        return barred_until_s(state, timing.retry_expiry, timing.unexpected_down)
 
     def fencers_ahead(self, dead: int) -> tuple[int, ...]:
         """The live hosts that come before this one in pursuing a dead host. Hosts that have reached
@@ -273,10 +290,11 @@ class Several:
         local = observation.local
         timing, now_s = rules.timing, self._turn.now_s
         barred = {n for n, vm in self._here.items() if vm.unfit or vm.report.vm is VmStatus.UNKNOWN}
+        pausing: set[int] = set()
         for number, state in self._states.items():
             until_s = barred_until_s(state, timing.retry_expiry, timing.unexpected_down)
             if until_s is not None and now_s < until_s:
-                barred.add(number)
+                (pausing if _keeps_room(state) else barred).add(number)
         uplinks = {n: vm.uplink_up for n, vm in self._here.items()}
         barred |= self._cut_off(local.host_id, local.way_out, uplinks)
         lacks = rules.weights.not_uptodate_config_penalty
@@ -294,6 +312,7 @@ class Several:
             and observation.lockspace_joined is True,
             SPEAKS_SEVERAL,
             frozenset(barred),
+            frozenset(pausing),
             {n: max(vm.last_ran, self._ran(n)) for n, vm in self._here.items()},
             dict.fromkeys(outdated, lacks),
         )
@@ -325,13 +344,13 @@ class Several:
     def _host_of(self, peer: PeerReport) -> Host:
         now_s = self._turn.now_s
         up = {number for number, its in peer.vms.items() if its.report.vm is VmStatus.UP}
-        barred = {
+        pausing = {
             number
             for number, its in peer.vms.items()
             if its.barred_until_s is not None and now_s < its.barred_until_s
         }
         uplinks = {number: its.uplink_up for number, its in peer.vms.items()}
-        barred |= self._cut_off(peer.host_id, peer.way_out, uplinks)
+        barred = self._cut_off(peer.host_id, peer.way_out, uplinks)
         return Host(
             peer.host_id,
             peer.score if peer.host_score is None else peer.host_score,
@@ -342,6 +361,7 @@ class Several:
             not peer.maintenance and not peer.stopped,
             peer.speaks,
             frozenset(barred),
+            frozenset(pausing),
             {number: its.last_ran for number, its in peer.vms.items()},
         )
 
@@ -354,6 +374,13 @@ def host_score(local: LocalHost, turn: HostTurn) -> int:
     weights = turn.rules.weights
     lost = sum(part.points for part in host_lacks(samples, weights).parts)
     return max(0, weights.base_score - lost)
+
+
+def _keeps_room(state: VmState) -> bool:
+    """Whether a host that pauses before it starts the VM again keeps the room for it, if no other
+    host has any: not after many failed starts, since another VM may start there at once."""
+    is_dead = state.name is _S.ENGINE_UNEXPECTEDLY_DOWN
+    return is_dead or state.retries <= START_RETRIES_MAX
 
 
 def _is_leaving(state: VmState, own_id: int) -> bool:

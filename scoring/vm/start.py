@@ -52,9 +52,16 @@ _CODES = {
 
 
 def nobody_else_can(turn: VmTurn) -> bool:
-    """Whether it is certain that no other live host scores above 0."""
+    """Whether it is certain that no other live host scores above 0; of a VM of the registry also
+    that none has the room for it."""
     looked_s = _looked_s(turn)
-    return looked_s >= turn.rules.timing.suspect_after and not turn.uncertain and not others(turn)
+    if looked_s < turn.rules.timing.suspect_after or turn.uncertain:
+        return False
+    if turn.number == ENGINE:
+        return not others(turn)
+    assert turn.several is not None
+    order = turn.several.plan.order.get(turn.number, ())
+    return order == (turn.several.own_id,)
 
 
 def _looked_s(turn: VmTurn) -> float:

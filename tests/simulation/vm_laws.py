@@ -56,7 +56,7 @@ ALONE_S = 20.0
 #: How long all hosts must have been well before that counts.
 WELL_BEFORE_S = 45.0
 #: So long the room of a VM that left its host is kept there: 40 s for it to show up elsewhere
-#: (maybe_away), and a beat or two.
+#: (maybe_away), and a beat or two; as long between the third and the fourth start that fails.
 ROOM_KEPT_S = 45.0
 #: Longer than any wait that the product may have: a host that stands back (560 s), starts that
 #: failed (600 s), a sick VM (300 s), a shutdown (300 s) and a start (600 s) one after the other.
@@ -464,9 +464,10 @@ class VmLaws:
                 return host
         return None
 
-    def true_plan(self, troubled_for_s: float = float("inf")) -> Plan:
+    def true_plan(self, troubled_for_s: float | None = None) -> Plan:
         """Where each missing VM could be, by what is true of the hosts. `troubled_for_s`: not where
-        a start of it failed, or it died, so long ago or longer: that host stands back."""
+        a start of it failed, or it died, so long ago or longer: that host stands back. Until then
+        it keeps the room also of a VM that it cannot start."""
         world, vms = self._world, self._world.vms
         missing = frozenset(
             vm for vm in vms.numbers if self._is_missing(vm) or not self._at.get(vm)
@@ -483,16 +484,25 @@ class VmLaws:
                 barred=frozenset(
                     vm
                     for vm in vms.records
-                    if world.start_fails(host, vm)
-                    or vm in host.damaged_vms
+                    if vm in host.damaged_vms
                     or host.registry
-                    or vms.is_troubled(host, vm, troubled_for_s)
+                    or self._stands_back(host, vm, troubled_for_s)
                 ),
             )
             for host in world.hosts.values()
             if fitness.could_act(world, host) and host.is_way_open and not host.refused
         ]
         return place(vms.specs, rooms, missing)
+
+    def _stands_back(self, host: Host, vm: int, troubled_for_s: float | None) -> bool:
+        """Whether a host leaves a VM to others; see true_plan."""
+        fails = bool(self._world.start_fails(host, vm))
+        if troubled_for_s is None:
+            return fails
+        troubled_s = self._world.vms.troubled_for_s(host, vm)
+        if troubled_s is None:
+            return fails
+        return troubled_s >= troubled_for_s
 
 
 def _depth(specs: tuple[VmSpec, ...]) -> int:

@@ -228,10 +228,12 @@ class Vms:
         self.moves[vm] += 1
         self.moved_s[vm] = self._world.timeline.now_s
 
-    def is_troubled(self, host: Host, vm: int, for_s: float) -> bool:
-        """Whether a host stands back from a VM that failed there `for_s` ago or longer."""
+    def troubled_for_s(self, host: Host, vm: int) -> float | None:
+        """How long ago a VM failed on a host, which stands back from it since then; None: no host
+        remembers."""
         at_s = self.trouble_s.get((host.number, vm), float("-inf"))
-        return for_s <= self._world.timeline.now_s - at_s < TROUBLE_S
+        troubled_s = self._world.timeline.now_s - at_s
+        return troubled_s if troubled_s < TROUBLE_S else None
 
     def is_healthy(self, vm: int) -> bool:
         """Whether it is healthy somewhere."""

@@ -131,6 +131,16 @@ def test_overcommit_starts_where_it_would_fit_best() -> None:
     assert plan(specs, [host(1, 4), host(2, 32)]).order == {1: (2,)}, "it does not where it fits"
 
 
+def test_a_host_that_pauses_keeps_the_room_only_where_no_other_has_any() -> None:
+    pausing = host(1, 16, pausing=frozenset({1}))
+    specs = [vm(1, 12, priority=80), vm(2, 12, priority=10)]
+    alone = plan(specs, [pausing, host(2, 4)])
+    assert (alone.order, alone.short) == ({1: (1,)}, {2: 8 * GIB})
+    assert plan(specs, [pausing, host(2, 12)]).order == {1: (2,), 2: (1,)}
+    crowded = [replace(specs[0], overcommit=True)]
+    assert plan(crowded, [pausing, host(2, 4)]).order == {1: (2,)}, "it need not wait"
+
+
 @pytest.mark.parametrize(
     "unable",
     [
@@ -281,6 +291,7 @@ def clusters(draw: st.DrawFn) -> tuple[list[VmSpec], list[Host], frozenset[int]]
             free_huge_mb=draw(st.integers(0, 16)) * GIB,
             open=draw(st.integers(0, 5)) > 0,
             barred=frozenset(draw(few_vms)) if draw(st.integers(0, 3)) == 0 else frozenset(),
+            pausing=frozenset(draw(few_vms)) if draw(st.integers(0, 3)) == 0 else frozenset(),
             last_ran=dict.fromkeys(draw(few_vms), draw(st.integers(1, 9))),
         )
         for host_id in range(1, draw(st.integers(1, len(HOST_IDS))) + 1)

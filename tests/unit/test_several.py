@@ -150,6 +150,58 @@ def test_a_start_that_fails_goes_to_the_next_host() -> None:
     assert hosts.where()[2] == 2
 
 
+#: Host 2 has room for one of them, host 1 for none.
+ROOM_FOR_ONE = (vm(2, memory_mb=4096, priority=80), vm(3, memory_mb=4096, priority=10))
+
+
+def test_a_start_that_fails_where_no_other_host_has_room_is_tried_again_there() -> None:
+    """The room is not given to a VM of lower priority."""
+    hosts = Hosts(ROOM_FOR_ONE, {1: 1024, 2: 4096})
+    hosts.put(ENGINE, 1)
+    hosts.hosts[2].fails = {2}
+    hosts.run(12)
+    assert "retries-exhausted" in codes(hosts, 2, 2) and 3 not in hosts.where()
+    hosts.hosts[2].fails = set()
+    hosts.run(60)
+    assert hosts.where()[2] == 2
+
+
+def test_a_vm_that_ends_where_no_other_host_has_room_is_started_there_at_once() -> None:
+    hosts = Hosts(ROOM_FOR_ONE, {1: 1024, 2: 4096})
+    hosts.put(ENGINE, 1)
+    hosts.run(20)
+    assert hosts.where()[2] == 2
+    hosts.end(2, unexpectedly=True)
+    hosts.run(5)
+    assert hosts.where()[2] == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "second", "places"),
+    [
+        (vm(3, prefer=(3, 4), together=(2,)), 1, 1),
+        (vm(3, prefer=(4, 3), apart=(2,)), 1, 2),
+        (vm(3, prefer=(4, 3), apart=(2,)), 2, 2),
+    ],
+    ids=["together", "apart on one host", "apart on two hosts"],
+)
+def test_two_vms_of_one_rule_do_not_yield_to_each_other_for_ever(
+    other: VmSpec, second: int, places: int
+) -> None:
+    """Both claim room at the same time, from one host or from two, where their rule allows it for
+    one of them only (seed 329 of 654116f)."""
+    hosts = Hosts((vm(2, prefer=(4, 3)), other), dict.fromkeys(range(1, 5), 8192))
+    hosts.put(ENGINE, 3)
+    hosts.put(2, 1)
+    hosts.put(3, second)
+    hosts.run(10)
+    for leaving in {1, second}:
+        hosts.hosts[leaving].maintenance = True
+    hosts.run(60)
+    where = hosts.where()
+    assert {where[2], where[3]} <= {3, 4} and len({where[2], where[3]}) == places
+
+
 def test_a_host_that_is_drained_hands_its_vms_over_two_at_a_time() -> None:
     specs = tuple(vm(n, priority=n) for n in range(2, 7))
     hosts = Hosts(specs, {1: 16384, 2: 16384, 3: 16384})

@@ -35,8 +35,8 @@ def test_one_that_does_not_become_healthy_is_stopped_after_its_own_time() -> Non
     hosts.sick |= {2, 3}
     hosts.run(25)
     assert {state(hosts, 2), state(hosts, 3)} == {StateName.ENGINE_STARTING}
-    hosts.run(20)
-    assert [vm for _, vm, _ in hosts.starts].count(2) == 2
+    hosts.run(30)
+    assert [vm for _, vm, _ in hosts.starts].count(2) == 2, "after the pause of a failed start"
     assert [vm for _, vm, _ in hosts.starts].count(3) == 1
 
 
