@@ -86,7 +86,8 @@ def verdict(
     served = {number: place for place, number in enumerate(order)}
     is_first = all(served[mine.number] < served.get(c.number, -1) for c in conflicting)
     # Where the memory is too small even without the other claims, waiting does not help.
-    if conflicting and is_first and waited_beats < WAIT_BEATS and free_mb >= v.memory_mb:
+    would_fit = free_mb >= v.memory_mb or v.overcommit
+    if conflicting and is_first and waited_beats < WAIT_BEATS and would_fit:
         return Verdict.WAIT
     return Verdict.WITHDRAW
 

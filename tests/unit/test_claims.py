@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from scoring.vm.claims import WAIT_BEATS, Verdict, standing, verdict
 from scoring.vm.plan import Host
 from scoring.vm.spec import in_order
@@ -40,6 +42,25 @@ def test_nobody_waits_where_it_would_not_fit_alone() -> None:
 def test_who_is_served_first_is_given_way() -> None:
     second = Claim(2, 9, by=2, until_s=60)
     assert verdict(second, [MINE], TARGET, ORDER, 0) is Verdict.WITHDRAW
+
+
+@pytest.mark.parametrize("overcommit", [False, True])
+@pytest.mark.parametrize(("rule", "host_id"), [("apart", 9), ("together", 8)])
+def test_a_claim_against_a_rule_is_waited_for_or_given_way(
+    rule: str, host_id: int, overcommit: bool
+) -> None:
+    """There is room for both; whether a VM may overcommit does not matter."""
+    room = replace(TARGET, free_mb=0 if overcommit else 64)
+    order = {
+        1: VmSpec(1, "vm1", 6, overcommit=overcommit, **{rule: (2,)}),  # type: ignore[arg-type]
+        2: VmSpec(2, "vm2", 6, overcommit=overcommit),
+    }
+    second = Claim(2, host_id, by=2, until_s=60)
+    assert verdict(MINE, [second], room, order, 0) is Verdict.WAIT
+    assert verdict(MINE, [second], room, order, WAIT_BEATS) is Verdict.WITHDRAW
+    assert verdict(second, [MINE], room, order, 0) is Verdict.WITHDRAW
+    allowed = replace(second, host_id=17 - host_id)
+    assert verdict(MINE, [allowed], room, order, 0) is Verdict.BEGIN
 
 
 def test_what_does_not_touch_this_memory_is_in_nobody_s_way() -> None:

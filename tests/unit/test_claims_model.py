@@ -3,8 +3,8 @@
 
 A claimant writes its claim, reads the slots one by one in any order, and does what `verdict` says;
 the host of the memory starts what was begun at any later time, and publishes it at any time after
-that. Asked of each state that can be reached: is the memory ever exceeded? And is every claimant
-that lives through with it?
+that. Asked of each state that can be reached: is the memory ever exceeded, or do two VMs that must
+not share a host run there? And is every claimant that lives through with it?
 """
 
 from __future__ import annotations
@@ -61,13 +61,15 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Story:
-    """The room and the sizes of the VMs, both in MiB; how many hosts die; is the claim held?"""
+    """The room and the sizes of the VMs, both in MiB; how many hosts die; is the claim held? Must
+    the first two VMs not share a host?"""
 
     room_mb: int
     sizes_mb: tuple[int, ...]
     deaths: int = 0
     is_held: bool = True
     is_stated_end_held: bool = True
+    is_apart: bool = False
 
     def next_states(self, now: Cluster) -> Iterator[Cluster]:
         """Every state that one step of anybody leads to."""
@@ -128,6 +130,8 @@ class Story:
     def verdict(self, number: int, it: Claimant) -> Verdict:
         """What the product says of what was read."""
         assert it.target is not None
+        if any(n in self.order[number].apart for n in it.target):
+            return Verdict.WITHDRAW  # the choice of a target leaves out a host that shows it
         taken = sum(self.sizes_mb[n] for n in it.target)
         target = Host(TARGET, 3400, self.room_mb, self.room_mb - taken, vms=it.target)
         others = [Claim(n, TARGET, n, 1.0) for n, stands in enumerate(it.claims) if stands]
@@ -136,6 +140,8 @@ class Story:
     @property
     def order(self) -> dict[int, VmSpec]:
         specs = [VmSpec(n, f"vm{n}", mb) for n, mb in enumerate(self.sizes_mb)]
+        if self.is_apart:
+            specs[:2] = replace(specs[0], apart=(1,)), replace(specs[1], apart=(0,))
         return {v.number: v for v in in_order(specs)}
 
     def _is_held_long_enough(self, now: Cluster, number: int) -> bool:
@@ -181,6 +187,9 @@ def ends(found: dict[Cluster, list[Cluster]]) -> set[Cluster]:
 
 
 def exceeded(story: Story, now: Cluster) -> bool:
+    """Whether the target runs what it must not."""
+    if story.is_apart and {0, 1} <= now.running:
+        return True
     return sum(story.sizes_mb[n] for n in now.running) > story.room_mb
 
 
@@ -194,6 +203,10 @@ STORIES = [
         (8, (4, 4, 4), 0),
         (8, (6, 3, 2), 0),
     ]
+]
+STORIES += [
+    pytest.param(Story(8, sizes, deaths, is_apart=True), id=f"apart-{len(sizes)}-dead{deaths}")
+    for sizes, deaths in [((4, 4), 2), ((4, 3, 1), 0)]
 ]
 
 
@@ -210,6 +223,9 @@ def test_the_room_is_never_exceeded_and_nobody_waits_for_ever(story: Story) -> N
         pytest.param(Story(4, (4, 4), is_held=False), id="dropped at the first sight"),
         pytest.param(
             Story(4, (4, 4), deaths=1, is_stated_end_held=False), id="a dead host's ends too early"
+        ),
+        pytest.param(
+            Story(8, (4, 4), is_held=False, is_apart=True), id="of a rule, at first sight"
         ),
     ],
 )
