@@ -30,6 +30,10 @@ class Pointless(DeviceError):
     """The device cannot be used as it is configured: asking again would change nothing."""
 
 
+class Refused(Pointless):
+    """The device refused the login: its name or password is not the configured one."""
+
+
 class Withdrawn(DeviceError):
     """The order must not be given any more; it was not given."""
 

@@ -9,7 +9,10 @@
 3. Each device has its own thread and its own deadline, and one question at a time: a device
    that hangs does not delay another.
 4. No text that leaves this file holds a password.
-5. Immediately before each order, after the login, the device's thread asks whether the order must
+5. A device that refuses the login is not asked again for a while, longer after each refusal: the
+   power of a silent host is read every few seconds, and many BMCs lock an account after three wrong
+   passwords.
+6. Immediately before each order, after the login, the device's thread asks whether the order must
    still be given: a login may take seconds, and a host that hung may live again meanwhile.
 
 Firmware disagrees on the byte order of a GUID (SMBIOS 7.2.1 has its first three fields
@@ -33,7 +36,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
-from agent.fence.driver import DeviceError, Driver, Login, Pointless, Withdrawn, always
+from agent.fence.driver import DeviceError, Driver, Login, Pointless, Refused, Withdrawn, always
 from agent.ports import Still
 from broker.daemon.foreign import clean
 from broker.daemon.worker import Hung, Worker
@@ -49,6 +52,9 @@ GRACE_S = 0.5
 #: Time for the power to change after an order that was answered with an error.
 SETTLE_S = 2.0
 SETTLE_STEP_S = 0.5
+#: The pause after a refused login; each further one doubles it, up to the longest.
+REFUSED_PAUSE_S = 10.0
+REFUSED_PAUSE_MAX_S = 60.0
 
 
 class Identity(StrEnum):
@@ -146,6 +152,9 @@ class GuardedDevice:
         self._worker = worker(name)
         self._turn = asyncio.Lock()
         self._other: tuple[str, str] | None = None
+        self._refusals = 0
+        self._refused_until_s = float("-inf")
+        self._refused = ""
         #: The UUIDs that other hosts published, by host id: they show whose a strange GUID is.
         self.known_uuids: Mapping[int, str] = {}
 
@@ -221,9 +230,9 @@ class GuardedDevice:
         """Log in, find out whose machine it is, and continue with `then`."""
         if self._other is not None and self._other[0] == system_uuid:
             return Finding(Power.UNKNOWN, Identity.OTHER, self._other[1])
+        monotonic = self._clock.monotonic
 
         def ask() -> Finding:
-            monotonic = self._clock.monotonic
             deadline_s = monotonic() + self._given.timeout_s
             for left in range(self._given.retries, -1, -1):
                 try:
@@ -237,6 +246,8 @@ class GuardedDevice:
             raise AssertionError("one attempt at least")
 
         async with self._turn:
+            if monotonic() < self._refused_until_s:
+                return Finding(Power.UNKNOWN, Identity.UNKNOWN, self._refused, is_pointless=True)
             try:
                 found = await self._worker.call("the device", self._given.timeout_s + GRACE_S, ask)
             except Hung as error:
@@ -248,6 +259,10 @@ class GuardedDevice:
                     f"{self.name}: {self._say(error)}",
                     is_pointless=isinstance(error, Pointless),
                 )
+                if isinstance(error, Refused):
+                    self._pause(found.detail)
+            else:
+                self._refusals = 0
             if found.usable and found.power is Power.UNKNOWN and not found.detail:
                 found = replace(found, detail=f"{self.name}: its power is neither on nor off")
             # Nearly all of a hundred devices are idle: only a hung thread is kept.
@@ -256,6 +271,12 @@ class GuardedDevice:
             self._other = (system_uuid, found.detail)
             log.error("%s; it is not used until the configuration is read anew", found.detail)
         return found
+
+    def _pause(self, refused: str) -> None:
+        """Ask the device nothing for a while (rule 5). `refused`: what is answered meanwhile."""
+        pause_s = min(REFUSED_PAUSE_S * 2**self._refusals, REFUSED_PAUSE_MAX_S)
+        self._refusals += pause_s < REFUSED_PAUSE_MAX_S
+        self._refused, self._refused_until_s = refused, self._clock.monotonic() + pause_s
 
     def _identify(self, login: Login, system_uuid: str) -> Finding:
         if self._given.trusted:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agent.fence.driver import DeviceError, Pointless, go
+from agent.fence.driver import DeviceError, Pointless, Refused, go
 from agent.ports import Still
 from scoring.observation import Power
 
@@ -98,7 +98,7 @@ class IpmiDriver:
             response = answer.wait(deadline_s)
             if "error" in response:
                 text = str(response["error"] or "no answer")
-                raise (Pointless if text.startswith(_REFUSALS) else DeviceError)(text)
+                raise (Refused if text.startswith(_REFUSALS) else DeviceError)(text)
             yield _IpmiLogin(session, deadline_s)
         finally:
             _log_out(session)

@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from agent.fence.driver import DeviceError, Pointless, always, go
+from agent.fence.driver import DeviceError, Pointless, Refused, always, go
 from agent.ports import Still
 from broker.daemon.errors import why
 from scoring.observation import Power
@@ -185,7 +185,9 @@ class _Service:
                 self._begin_session()
                 answer, data = self._follow(method, path, body, still)
         if answer.status in (401, 403):
-            raise Pointless(f"{method} {path} is refused ({answer.status}): {_message(data)}")
+            # 401: who asks is not known (RFC 9110, 15.5.2); 403: what is asked is not allowed.
+            refusal = Refused if answer.status == 401 else Pointless
+            raise refusal(f"{method} {path} is refused ({answer.status}): {_message(data)}")
         taken = method == "POST" and answer.status == _SEE_OTHER
         if not 200 <= answer.status < 300 and not taken:
             raise DeviceError(f"{method} {path} answers {answer.status}: {_message(data)}")
@@ -207,7 +209,7 @@ class _Service:
         if answer.status in _BUSY or answer.status >= 500:  # as at a limit of sessions
             raise DeviceError(f"POST {path} answers {answer.status}: {_message(data)}")
         if answer.status not in (200, 201) or not token:
-            raise Pointless(f"the login is refused ({answer.status}): {_message(data)}")
+            raise Refused(f"the login is refused ({answer.status}): {_message(data)}")
         self._headers["X-Auth-Token"] = token
         self._session = urllib.parse.urlsplit(place).path
 

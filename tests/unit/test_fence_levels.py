@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from agent.fence.driver import DeviceError, Pointless, always, go
+from agent.fence.driver import DeviceError, Pointless, Refused, always, go
 from agent.fence.guarded import DeviceSetting, Finding, GuardedDevice, Identity
 from agent.fence.levels import FenceLevels, together
 from agent.ports import Still
@@ -440,7 +440,7 @@ def test_what_cannot_help_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "logins"), [(DeviceError("no answer"), 2), (Pointless("wrong password"), 1)]
+    ("error", "logins"), [(DeviceError("no answer"), 2), (Refused("wrong password"), 1)]
 )
 def test_an_order_is_given_once_more_unless_the_login_was_refused(
     error: DeviceError, logins: int
@@ -450,6 +450,40 @@ def test_an_order_is_given_once_more_unless_the_login_was_refused(
     mine = GuardedDevice(2, "bmc", bmc)
     found = asyncio.run(mine.switch(UUID, on=False))
     assert found.ordered is (logins == 2) and bmc.logins == logins
+
+
+class Minutes:
+    """A clock that stands until the test sets it."""
+
+    now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def test_a_device_that_refuses_the_login_is_asked_less_and_less_often() -> None:
+    """Many BMCs lock an account after three wrong passwords (seen in a simulation: a login every
+    9 s, from two hosts, without end)."""
+    bmc, clock = Scripted(), Minutes()
+    bmc.fails = [Refused("wrong password") for _ in range(100)]
+    mine = GuardedDevice(2, "bmc", bmc, clock=clock)
+    asked_s = []
+    for now_s in range(300):
+        clock.now_s, before = float(now_s), bmc.logins
+        found = asyncio.run(mine.read(UUID))
+        assert (found.power, found.detail) == (Power.UNKNOWN, "bmc: wrong password")
+        if bmc.logins > before:
+            asked_s.append(now_s)
+    assert asked_s == [0, 10, 30, 70, 130, 190, 250]
+    bmc.fails, clock.now_s = [], 310.0
+    assert asyncio.run(mine.read(UUID)).power is Power.ON
+    bmc.fails, clock.now_s = [Refused("wrong password")], 320.0
+    asyncio.run(mine.read(UUID))
+    clock.now_s = 330.0
+    assert asyncio.run(mine.read(UUID)).power is Power.ON, "the pauses begin anew"
 
 
 SECRET = 'pä"ss wörd/+\\'
