@@ -152,9 +152,8 @@ class GuardedDevice:
         self._worker = worker(name)
         self._turn = asyncio.Lock()
         self._other: tuple[str, str] | None = None
-        self._refusals = 0
-        self._refused_until_s = float("-inf")
-        self._refused = ""
+        self._refused, self._refused_until_s = "", float("-inf")
+        self._pause_s = 0.0
         #: The UUIDs that other hosts published, by host id: they show whose a strange GUID is.
         self.known_uuids: Mapping[int, str] = {}
 
@@ -262,7 +261,7 @@ class GuardedDevice:
                 if isinstance(error, Refused):
                     self._pause(found.detail)
             else:
-                self._refusals = 0
+                self._pause_s = 0.0
             if found.usable and found.power is Power.UNKNOWN and not found.detail:
                 found = replace(found, detail=f"{self.name}: its power is neither on nor off")
             # Nearly all of a hundred devices are idle: only a hung thread is kept.
@@ -274,9 +273,9 @@ class GuardedDevice:
 
     def _pause(self, refused: str) -> None:
         """Ask the device nothing for a while (rule 5). `refused`: what is answered meanwhile."""
-        pause_s = min(REFUSED_PAUSE_S * 2**self._refusals, REFUSED_PAUSE_MAX_S)
-        self._refusals += pause_s < REFUSED_PAUSE_MAX_S
-        self._refused, self._refused_until_s = refused, self._clock.monotonic() + pause_s
+        self._pause_s = min(max(REFUSED_PAUSE_S, 2 * self._pause_s), REFUSED_PAUSE_MAX_S)
+        self._refused = refused
+        self._refused_until_s = self._clock.monotonic() + self._pause_s
 
     def _identify(self, login: Login, system_uuid: str) -> Finding:
         if self._given.trusted:

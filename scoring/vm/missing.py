@@ -12,7 +12,7 @@ The questions, in this order:
     do all hosts know it?     of a VM that never ran: a host may run it already, without a lease
     is the lease free?        sanlock's answer; a takeover if its owner is silent
     is it this host's turn?   it is first in the plan, or the hosts before it had their time
-    does this host pause?     after a failed start, where no other host has room
+    does this host pause?     after a failed start, where no other host can take it
     is there room?            claimed and granted (scoring/vm/room.py)
     may it start yet?         the VMs that it needs are healthy, and few others are starting here
 """
@@ -25,6 +25,7 @@ from scoring.decision import Code
 from scoring.hosts.turn import name_of
 from scoring.vm import seen, start
 from scoring.vm.room import secure
+from scoring.vm.several import barred_until_s
 from scoring.vm.turn import VmTurn
 from scoring.vm_facts import Health, VmSpec, VmStatus, Want
 
@@ -114,14 +115,14 @@ def _is_our_turn(turn: VmTurn, v: VmSpec) -> bool:
 
 def _pauses(turn: VmTurn, v: VmSpec) -> bool:
     """Whether this host waits after a failed start of the VM; adds the reason if so."""
-    assert turn.several is not None
-    until_s = turn.several.pauses_until_s(turn.number)
-    if until_s is None:
+    timing = turn.rules.timing
+    until_s = barred_until_s(turn.state, timing.retry_expiry, timing.unexpected_down)
+    if until_s is None or turn.now_s >= until_s:
         return False
     turn.because(
         Code.RETRIES_EXHAUSTED,
-        f"{turn.state.retries} failed start(s) of {v.name} here, and no other host has room: tried "
-        f"again in {until_s - turn.now_s:.0f} s",
+        f"{turn.state.retries} failed start(s) of {v.name} here, and no other host can take it: "
+        f"tried again in {until_s - turn.now_s:.0f} s",
     )
     return True
 

@@ -201,8 +201,8 @@ class Several:
         held = None if state is None or state.held is None else state.held.claim.host_id
         if held is not None and all(host.host_id != held for host in able):
             # What is claimed is kept against the claims of others (scoring/vm/claims.py, rule 4).
-            without_claims = Placing(self.relations, self._peer_hosts()).able(v)
-            able += [host for host in without_claims if host.host_id == held]
+            peers = [host for host in self.hosts.values() if host.host_id != self.own_id]
+            able += [h for h in Placing(self.relations, peers).able(v) if h.host_id == held]
         fits = [h for h in able if free_mb[h.host_id] >= v.memory_mb or h.host_id == held]
         if not fits and v.overcommit:
             fits = able
@@ -214,9 +214,6 @@ class Several:
     def able(self, v: VmSpec) -> list[Candidate]:
         """The other hosts that may run the VM, with enough memory or without."""
         return [self._candidate(v, host) for host in self._elsewhere(v)[1]]
-
-    def _peer_hosts(self) -> list[Host]:
-        return [host for host_id, host in self.hosts.items() if host_id != self.own_id]
 
     def _elsewhere(self, v: VmSpec) -> tuple[Placing, list[Host]]:
         """The other hosts for a placing, and those of them that may run the VM."""
@@ -231,15 +228,6 @@ class Several:
         points = host.score - host.lacks.get(v.number, 0)
         last_ran = host.last_ran.get(v.number, 0)
         return Candidate(host.host_id, points, last_ran, self._hostnames.get(host.host_id, ""))
-
-    def pauses_until_s(self, number: int) -> float | None:
-        """Until when this host leaves the VM to other hosts, though it keeps the room for it (None:
-        it does not pause)."""
-        state = self._states.get(number)
-        if state is None or number not in self.hosts[self.own_id].pausing:
-            return None
-        timing = self._turn.rules.timing
-        return barred_until_s(state, timing.retry_expiry, timing.unexpected_down)
 
     def fencers_ahead(self, dead: int) -> tuple[int, ...]:
         """The live hosts that come before this one in pursuing a dead host. Hosts that have reached

@@ -15,6 +15,7 @@ import pytest
 from agent.doctor import peers
 from broker.config.load import load
 from broker.daemon.exit_codes import ExitCode
+from tests.fakes.systemctl import put_systemctl
 from tests.unit import commands
 
 
@@ -130,11 +131,7 @@ def test_a_host_whose_daemons_should_run_and_do_not_is_not_fit(
     verdict: str,
     says: str,
 ) -> None:
-    systemctl = tmp_path / "systemctl"
-    said = f"case $1 in is-active) echo {active};; is-enabled) echo {enabled};; esac"
-    systemctl.write_text(f"#!/bin/sh\n{said}\nexit 3\n")
-    systemctl.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    put_systemctl(tmp_path, monkeypatch, active=active, enabled=enabled)
     monkeypatch.setattr(peers, "SYSTEMD", tmp_path)
     ((found, text, fix),) = peers.daemons(load(str(site)))
     assert found == verdict and says in text and "systemctl" in fix

@@ -16,6 +16,7 @@ from broker.config.load import load
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.delta_leases import LeaseVolume
+from tests.fakes.systemctl import put_systemctl
 
 
 @pytest.fixture
@@ -92,11 +93,7 @@ def test_daemons_that_systemd_keeps_are_stopped_though_no_broker_answers(
     only: bool,
     is_over: bool,
 ) -> None:
-    systemctl = tmp_path / "systemctl"
-    said = f"case $1 in is-active) echo {active};; is-enabled) echo {enabled};; esac"
-    systemctl.write_text(f"#!/bin/sh\n{said}\nexit 3\n")
-    systemctl.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    put_systemctl(tmp_path, monkeypatch, active=active, enabled=enabled)
     monkeypatch.setattr(leave, "SYSTEMD", tmp_path)
     found = leave._daemons_step(config, only).look()
     assert found == ("they do not run" if is_over else None)
