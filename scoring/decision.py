@@ -292,6 +292,8 @@ class Code(StrEnum):
     ROOM_CLAIMED = "room-claimed"
     ROOM_WAITING = "room-waiting"
     AFTER_WAITING = "after-waiting"
+    TOGETHER_WAITING = "together-waiting"
+    APART_WAITING = "apart-waiting"
     STARTS_WAITING = "starts-waiting"
     AWAY_WAITING = "away-waiting"
     AWAY_TIMEOUT = "away-timeout"

@@ -12,6 +12,7 @@ The questions, in this order:
     do all hosts know it?     of a VM that never ran: a host may run it already, without a lease
     is the lease free?        sanlock's answer; a takeover if its owner is silent
     is it this host's turn?   it is first in the plan, or the hosts before it had their time
+    where are its mates?      a VM of its rules that nobody reports may run all the same
     does this host pause?     after a failed start, where no other host can take it
     is there room?            claimed and granted (scoring/vm/room.py)
     may it start yet?         the VMs that it needs are healthy, and few others are starting here
@@ -47,11 +48,13 @@ def may_start(turn: VmTurn) -> bool:
     if v.want is Want.DOWN:
         turn.because(Code.WANTED_DOWN, f"{v.name} is wanted down: ha-agent vm start {v.name}")
         return False
+    if several.relations.together[v.number]:
+        start.ask_lease(turn)  # its mates want to know it, even if this host cannot start it
     able = start.is_able(turn) and _is_known_to_all(turn, v)
     if not (able and start.lease_allows(turn)):
         turn.state = replace(turn.state, startable_since_s=None)
         return False
-    if not _is_our_turn(turn, v) or _pauses(turn, v):
+    if not (_is_our_turn(turn, v) and _mates_are_known(turn, v)) or _pauses(turn, v):
         return False
     if not secure(turn, several.own_id) or not _need_not_wait(turn, v):
         return False
@@ -111,6 +114,51 @@ def _is_our_turn(turn: VmTurn, v: VmSpec) -> bool:
         turn.because(Code.EQUAL_HOST_FIRST, f"{where} may start {v.name} first")
         return False
     return True
+
+
+def _mates_are_known(turn: VmTurn, v: VmSpec) -> bool:
+    """Whether it is known where the missing VMs of its rules are not; adds the reason when not.
+
+    Nobody reports a VM whose host is silent, or whose broker is of a version that does not know
+    several VMs; but the owner of its lease may run it, and a VM of its `together` has no other
+    place then. A VM whose state is not known here may run here.
+    """
+    several = turn.several
+    assert several is not None
+    missing = several.missing - {claim.number for claim in several.claims}
+    rules = several.relations
+    for number in sorted(rules.together[v.number] & missing):
+        mate = several.specs[number].name
+        if (where := _may_be_at(turn, number)) is not None:
+            text = f"{v.name} must be with {mate}, which may run on {where}"
+            turn.because(Code.TOGETHER_WAITING, text)
+            return False
+    for number in sorted(rules.apart[v.number] & missing):
+        if several.here(number).report.vm is VmStatus.UNKNOWN:
+            mate = several.specs[number].name
+            text = f"{v.name} must not be with {mate}, which may run on this host"
+            turn.because(Code.APART_WAITING, text)
+            return False
+    return True
+
+
+def _may_be_at(turn: VmTurn, number: int) -> str | None:
+    """The host, for people, that may run a VM which nobody reports, by the owner of its lease;
+    None: no other host does. For KNOWN_WITHIN_S that is "any host" while sanlock does not
+    answer."""
+    several = turn.several
+    assert several is not None
+    state = several.state_of(number)
+    since_s, lease = state.missing_since_s, state.lease
+    if since_s is None:
+        return "any host"
+    oldest_s = max(since_s, turn.now_s - KNOWN_WITHIN_S)
+    if lease is None or not lease.known or lease.asked_s < oldest_s:
+        return "any host" if turn.now_s - since_s < KNOWN_WITHIN_S else None
+    if not lease.keeps_out(several.own_id) or start.was_freed(turn, number, lease):
+        return None
+    assert lease.owner is not None
+    return several.title(lease.owner)
 
 
 def _pauses(turn: VmTurn, v: VmSpec) -> bool:

@@ -166,6 +166,10 @@ class Several:
         found = self._here.get(number)
         return here(self._turn.observation.local, number) if found is None else found
 
+    def state_of(self, number: int) -> VmState:
+        """This host's memory about a VM at the beginning of the beat."""
+        return self._states.get(number, VmState())
+
     def active(self) -> list[int]:
         """The VMs beside the engine that take a step, in the order in which they are served."""
         return [number for number in self.specs if number != ENGINE and self._is_active(number)]

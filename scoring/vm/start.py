@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scoring.decision import AskLease, Code
-from scoring.hosts.state import Takeover
 from scoring.hosts.turn import name_of
 from scoring.observation import LeaseAnswer
 from scoring.timing import START_RETRIES_MAX
@@ -203,18 +202,24 @@ def _waited_s(turn: VmTurn, ahead: tuple[int, ...]) -> float:
     return min(turn.now_s - max(since_s, turn.state.ahead_since_s), turn.in_state_s)
 
 
+def ask_lease(turn: VmTurn) -> None:
+    """Ask sanlock who owns the VM's lease, unless the last answer is of this beat or the one
+    before."""
+    state, takeover = turn.state, turn.host.state.takeover
+    lease, freed_s = state.lease, None if takeover is None else takeover.freed_s
+    is_old = lease is None or turn.now_s - lease.asked_s >= 2 * turn.rules.timing.beat
+    if is_old and not state.asking_lease and turn.now_s != freed_s:
+        turn.ask(AskLease())
+        turn.state = replace(state, asking_lease=True)
+
+
 def lease_allows(turn: VmTurn) -> bool:
     """Whether the VM's lease can be taken now. If not, adds the reason, and asks sanlock or names
     the owner whose death is waited for."""
-    state, timing = turn.state, turn.rules.timing
+    ask_lease(turn)
+    state, takeover = turn.state, turn.host.state.takeover
     lease = state.lease
-    takeover = turn.host.state.takeover
-    freed_s = None if takeover is None else takeover.freed_s
-    is_old = lease is None or turn.now_s - lease.asked_s >= 2 * timing.beat
-    if is_old and not state.asking_lease and turn.now_s != freed_s:
-        turn.ask(AskLease())
-        turn.state = state = replace(state, asking_lease=True)
-    if takeover is not None and _is_freed(turn, takeover):
+    if takeover is not None and was_freed(turn, turn.number, lease):
         turn.keeps_waiting = True
         turn.because(Code.HOST_ID_FREED, f"the id of {turn.host.title(takeover.host_id)} is freed")
         return True
@@ -266,11 +271,14 @@ def lease_allows(turn: VmTurn) -> bool:
     return _waits_for_owner(turn, lease)
 
 
-def _is_freed(turn: VmTurn, takeover: Takeover) -> bool:
-    """Whether the lease's owner, by the last answer, is the host whose id was freed after that
-    answer: then the lease is free, and the id need not be freed again."""
-    lease, early = turn.state.lease, takeover.lease
-    if lease is None and early is not None and early.vm == turn.number:
+def was_freed(turn: VmTurn, number: int, lease: LeaseAnswer | None) -> bool:
+    """Whether the owner of a VM's lease, by this last answer, is the host whose id was freed after
+    that answer: then the lease is free, and the id need not be freed again."""
+    takeover = turn.host.state.takeover
+    if takeover is None:
+        return False
+    early = takeover.lease
+    if lease is None and early is not None and early.vm == number:
         lease = early
     return (
         takeover.freed_s is not None

@@ -57,7 +57,7 @@ _DOWN = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
 @dataclass
 class Host:
     """One host. `vms`: VM -> since when its QEMU runs. `slot`: what it published last. `has_read`:
-    whether it has read the registry."""
+    whether it has read the registry. `unknown`: the VMs whose state its libvirt does not tell."""
 
     host_id: int
     memory_mb: int
@@ -82,6 +82,7 @@ class Host:
     way_out: bool | None = None
     uplinks: dict[int, bool] = field(default_factory=dict)
     has_read: bool = True
+    unknown: set[int] = field(default_factory=set)
 
 
 class Hosts:
@@ -214,6 +215,8 @@ class Hosts:
                 self.asked.append((host.host_id, action))
 
     def _report(self, host: Host, vm: int) -> EngineStatus:
+        if vm in host.unknown:
+            return EngineStatus(VmStatus.UNKNOWN, Health.UNKNOWN)
         if vm not in host.vms:
             return _ENDED if vm in host.ended else _DOWN
         if vm in self.leaving:

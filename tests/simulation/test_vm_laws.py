@@ -300,6 +300,21 @@ def test_a_vm_that_has_no_place_is_not_waited_for(world: World) -> None:
     world.run(WELL_BEFORE_S + ALONE_S + 5.0)
 
 
+def test_a_missing_engine_takes_its_room_first(world: World) -> None:
+    """A VM that has no room beside it is not waited for (seed 521 of a260011)."""
+    owner, *others = hosts(world)
+    sso = add(world, "sso", memory_mb=1024)
+    for host in others:
+        host.power_off("cut")
+    world.vms.change("sso", memory_mb=int(owner.free_memory_mb))
+    assert sso in world.laws.vms.true_plan().order, "beside the engine that runs"
+    owner.end_qemu("killed", VmStatus.DOWN_UNEXPECTED, "crashed")
+    assert sso in world.laws.vms.true_plan().order, "beside the engine that comes back"
+    assert owner.total_mb is not None
+    owner.total_mb -= 1024.0
+    assert sso in world.laws.vms.true_plan().short
+
+
 def test_the_room_of_a_vm_that_left_is_kept_for_a_while(world: World) -> None:
     """A host waits for a VM that was shut down there to show up elsewhere, before it stands back
     from it and gives its room away (seed 140 of a93b380)."""

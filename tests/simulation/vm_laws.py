@@ -29,10 +29,12 @@ counts NOTICE_S later.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from scoring.vm.plan import NO_PLAN, Plan, place
 from scoring.vm.plan import Host as Room
+from scoring.vm.several import engine_spec
 from scoring.vm.spec import apart_of, together_of
 from scoring.vm_facts import ENGINE, Pause, VmSpec, Want
 from tests.simulation import fitness
@@ -492,7 +494,14 @@ class VmLaws:
             for host in world.hosts.values()
             if fitness.could_act(world, host) and host.is_way_open and not host.refused
         ]
-        return place(vms.specs, rooms, missing)
+        engine = vms.spec(ENGINE) or engine_spec(world.vm_memory_mb)
+        if not self._is_missing(ENGINE):
+            return place(vms.specs, rooms, missing)
+        # A missing engine takes its room before any other VM, even where it does not fit.
+        specs = (replace(engine, overcommit=True), *(v for v in vms.specs if v.number != ENGINE))
+        with_engine = place(specs, rooms, frozenset({ENGINE}))
+        claims = {number: hosts[0] for number, hosts in with_engine.order.items()}
+        return place(specs, rooms, missing | {ENGINE}, claims)
 
     def _stands_back(self, host: Host, vm: int, troubled_for_s: float | None) -> bool:
         """Whether a host leaves a VM to others; see true_plan."""

@@ -120,6 +120,36 @@ def test_rules_of_place_are_kept() -> None:
     assert 5 not in hosts.where()
 
 
+def test_a_vm_is_not_parted_from_one_that_may_run_on_a_silent_host() -> None:
+    """Nobody reports the VM of a host that is silent; the lease says that it may run there."""
+    hosts = Hosts((vm(2), vm(3, together=(2,), want=Want.DOWN)), {1: 8192, 2: 8192, 3: 8192})
+    hosts.put(ENGINE, 1)
+    hosts.put(2, 2)
+    hosts.run(5)
+    hosts.fall_silent(2)
+    hosts.run(15)
+    hosts.specs[3] = vm(3, together=(2,))
+    hosts.run(40)
+    assert started(hosts) == []
+    assert "together-waiting" in codes(hosts, 1, 3) | codes(hosts, 3, 3)
+    hosts.die(2)
+    hosts.run(20)
+    where = hosts.where()
+    assert sorted(started(hosts)) == [2, 3] and where[2] == where[3]
+
+
+def test_a_vm_is_not_started_beside_one_that_may_run_here() -> None:
+    """libvirt does not tell the state of the VM from which it must be apart."""
+    hosts = Hosts((vm(2), vm(3, apart=(2,), only=(1,), want=Want.DOWN)), {1: 8192, 2: 8192})
+    hosts.put(ENGINE, 2)
+    hosts.put(2, 1)
+    hosts.run(5)
+    hosts.hosts[1].unknown.add(2)
+    hosts.specs[3] = vm(3, apart=(2,), only=(1,))
+    hosts.run(40)
+    assert started(hosts) == [] and "apart-waiting" in codes(hosts, 1, 3)
+
+
 def test_one_that_is_wanted_down_while_it_boots_is_stopped() -> None:
     hosts = Hosts((vm(2),), {1: 8192, 2: 8192})
     while 2 not in hosts.where():
