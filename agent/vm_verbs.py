@@ -101,6 +101,11 @@ def _that_change(words: Any) -> None:
     remove = _word(words, "remove", "protect a VM no longer; its disks stay", changes=True)
     remove.add_argument(**_VM)
     _word(words, "sign", "sign the registry anew, after a change of the cluster key", changes=True)
+    text = "write what is lost of the registry anew, from this host's copy"
+    rebuild = _word(words, "rebuild", text, changes=True)
+    rebuild.add_argument(
+        "--overwrite", action="store_true", help="also where nothing on the volume proves it ours"
+    )
 
 
 def _that_show(words: Any) -> None:
@@ -181,4 +186,6 @@ def _change(config: Config, arguments: Namespace, as_json: bool) -> int:
             return vms.restore(config, arguments, as_json)
         case "history":
             return vms_shown.history(config, arguments.vm, as_json)
+        case "rebuild":
+            return vms.rebuild(config, arguments, as_json)
     return vms.sign(config, arguments, as_json)

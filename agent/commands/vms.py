@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`ha-agent vm add|define|set|remove|start|stop|history --restore|sign`: the commands that change
-the registry. Each holds the registry's lease meanwhile, and may run on any host; the hosts then
-act on the new content."""
+"""The words of `ha-agent vm` that change the registry: add, define, set, remove, start, stop,
+history --restore, sign, rebuild. Each holds the registry's lease meanwhile, and may run on any
+host; the hosts then act on the new content."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import re
 import sys
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import msgspec
 
-from agent.registry.change import Change, changing, mended_header, status_of
+from agent.registry.change import Change, changing, mended_header, status_of, wake_broker
 from agent.registry.definition import Text, not_in_schema, one_host_only, text_of, with_lease
 from agent.registry.in_common import same_macs, written_by_both
 from agent.registry.names import ENGINE
 from agent.registry.not_started import wait_until_down
+from agent.registry.rebuild import rebuilt
 from agent.registry.running import not_running_here
 from agent.registry.settings import KEYS, as_builtins, in_words, pairs, shown, with_settings
 from agent.status.vms_text import STARTS_NO_OTHER
@@ -239,6 +241,27 @@ def sign(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
     else:
         print(text)
     return ExitCode.OK
+
+
+def rebuild(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
+    """Write what is lost of the registry anew, from this host's copy."""
+    done = rebuilt(config, arguments.overwrite, arguments.dry_run)
+    if not arguments.dry_run:
+        wake_broker(config)
+    would = "would be " if arguments.dry_run else ""
+    text = done.in_words()
+    text = f"{would}written anew: {text}" if text else "nothing of the registry is lost"
+    if as_json:
+        in_json.show({**asdict(done), "done": text}, indent=None)
+        return ExitCode.DEFINITION if done.lost else ExitCode.OK
+    print(text)
+    for name in done.lost:
+        say(
+            f"warning: the definition of {name} is neither on the volume nor in this host's copy:"
+            f" ha-agent vm define {name} FILE, or this command on another host",
+            to=sys.stderr,
+        )
+    return ExitCode.DEFINITION if done.lost else ExitCode.OK
 
 
 # --- shared by several commands -------------------------------------------------------------

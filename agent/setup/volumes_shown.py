@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.storage import held
 from agent.storage.identity import IDENTITY_COMMAND, KINDS, path_of
+from agent.storage.registry import contents_of
 from agent.storage.room import sector_of
 from agent.terminal import in_json
 from agent.terminal.columns import say
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
     config = load(arguments.config)
     shown = [_shown(config, kind) for kind in KINDS]
     if config.storage.registry:
-        shown.append(_registry(config.storage.registry))
+        shown.append(_registry(config))
     if as_json:
         in_json.show({"volumes": [asdict(each) for each in shown]})
     else:
@@ -92,16 +93,25 @@ def _shown(config: Config, kind: VolumeKind) -> Shown:
     return Shown(kind, path, lies_on, size, text, wrong)
 
 
-def _registry(path: str) -> Shown:
+def _registry(config: Config) -> Shown:
     """The registry. Its header has another form (broker/registry/record.py), which the reader of
     the registry checks."""
+    path = config.storage.registry
     lies_on = lies_on_in_words(path)
     try:
         with Volume(path, read_only=True) as volume:
             size = volume.size_bytes
     except VolumeError as error:
         return Shown("registry", path, lies_on, None, "", f"{error.what}; {error.step}")
-    return Shown("registry", path, lies_on, size, "its header: see ha-agent vm list")
+    try:
+        vms = len(contents_of(config).vms)
+    except CommandError as error:
+        return Shown(
+            "registry", path, lies_on, size, "", str(error).removeprefix(f"registry {path}: ")
+        )
+    return Shown(
+        "registry", path, lies_on, size, f"registry of cluster {config.cluster.id}, VMs: {vms}"
+    )
 
 
 def lies_on_in_words(path: str) -> str:

@@ -46,6 +46,9 @@ _SAID = {
 _STUCK = "drain-stuck"
 #: How long the VM may leave a host without an answer before that gets a line.
 REACH_LOST_S = 30.0
+CLUSTER_SLOT = "0"
+#: Damaged slots of no host get a line each up to so many.
+BAD_SLOTS_SHOWN = 3
 #: The lease budget is low below this share.
 LEASE_LOW = 0.5
 
@@ -105,8 +108,32 @@ def _of_the_storage(status: Status) -> Iterator[str]:
         )
     if status.lockspace != "joined":
         yield f"LOCKSPACE: {status.lockspace}"
+    yield from _bad_slots(status)
+    if status.registry_problem and not storage.problem:
+        yield f"REGISTRY: {status.registry_problem}; the VMs go on by this host's copy"
+
+
+def _bad_slots(status: Status) -> Iterator[str]:
+    """Each one that is the cluster's or a host's; where many others are damaged, they in one
+    line."""
+    others = [
+        slot for slot in status.bad_slots if str(slot) != CLUSTER_SLOT and slot not in status.hosts
+    ]
+    if len(others) <= BAD_SLOTS_SHOWN:
+        others = []
     for slot, cause in status.bad_slots.items():
-        yield f"BAD SLOT {slot}: {cause}"
+        if str(slot) == CLUSTER_SLOT:
+            step = "to write it anew: ha-agent maintenance none, or global"
+            yield f"BAD SLOT {slot}, which holds the global maintenance: {cause}; {step}"
+        elif slot not in others:
+            yield f"BAD SLOT {slot}: {cause}"
+    if others:
+        shown = ", ".join(map(str, others[:BAD_SLOTS_SHOWN]))
+        yield (
+            f"BAD SLOTS {shown} and {len(others) - BAD_SLOTS_SHOWN} more: {len(others)} slots of no"
+            " host that is known here cannot be read, and count for nothing; to empty one: ha-agent"
+            " clean-metadata N"
+        )
 
 
 def _since(age_s: float | None) -> str:

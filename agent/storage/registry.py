@@ -129,7 +129,7 @@ def registry_step(
                 return f"{path} is there: {_vms(found)}"
         elif ours and not overwrite:
             state = "its header is empty" if is_there else "is not there"
-            refuse_loss(path, state, "to make an empty one: ha-agent init --overwrite")
+            refuse_loss(path, state, "ha-agent vm rebuild; an empty one: ha-agent init --overwrite")
         elif kind in LOCAL and not is_local_fine and not is_device:
             raise CommandError(
                 ExitCode.REFUSED,

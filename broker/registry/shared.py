@@ -136,6 +136,10 @@ class SharedConfig:
             )
         )
 
+    def empty(self) -> None:
+        """Empty the head: nothing is shared. The caller holds the lease."""
+        self._volume.write_at(HEAD * SLOT_BYTES, bytes(SLOT_BYTES))
+
     def sign_anew(self) -> int:
         """Sign with the present key what the accepted one signed; how many blocks that were."""
         data = self._volume.read_at(HEAD * SLOT_BYTES)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -144,7 +144,19 @@ class Registry:
     def read(self) -> Contents:
         """All records. RegistryError where the header cannot be read or names another cluster."""
         blocks = self._volume.read_slots(range(VMS_MAX + 1))
-        newest = self._header(blocks.get(0, b"")).generation
+        return self._records(blocks, self._header(blocks.get(0, b"")).generation)
+
+    def salvaged(self) -> Contents | None:
+        """All records that can be read, of a registry whose header cannot; None: its header can be
+        read. RegistryError where that one names another cluster, is of a newer version, or is not
+        signed with the cluster's key."""
+        blocks = self._volume.read_slots(range(VMS_MAX + 1))
+        if decode_header(blocks.get(0, b"")) is not None:
+            self._header(blocks[0])
+            return None
+        return self._records(blocks, 0)
+
+    def _records(self, blocks: Mapping[int, bytes], newest: int) -> Contents:
         records: dict[int, VmRecord] = {}
         damaged, refused = set(), set()
         for number in range(1, VMS_MAX + 1):
@@ -167,8 +179,8 @@ class Registry:
         if back >= len(record.definitions):
             raise self._error(f"holds no such definition of {record.name}", "see: vm history")
         kept = record.definitions[back]
-        xml = _unpacked(self._read_place(record.number, kept))
-        if xml is None or hashlib.sha256(xml).hexdigest() != kept.sha256:
+        xml = self._xml(record.number, kept)
+        if xml is None:
             raise self._error(
                 f"the definition of {record.name} is damaged",
                 f"define it anew, or restore an older one: ha-agent vm history {record.name}",
@@ -196,8 +208,7 @@ class Registry:
             raise self._error(
                 f"the record of {record.name} is not read as it was written", "check the storage"
             )
-        header = Header(cluster=self._cluster, generation=generation)
-        self._write(0, encode(header, 0, self._signatures))
+        self.write_header(generation)
         return record
 
     def sign_anew(self) -> int:
@@ -218,20 +229,28 @@ class Registry:
         """Write the header anew where it cannot be read, on a volume whose records prove that it
         is this cluster's: at least one can be read and counts; whether that was needed.
         RegistryError where nothing proves it. `above`: as in `put`. The caller holds the lease."""
-        blocks = self._volume.read_slots(range(VMS_MAX + 1))
-        if decode_header(blocks.get(0, b"")) is not None:
-            self._header(blocks[0])
+        found = self.salvaged()
+        if found is None:
             return False
-        found = []
-        for number in range(1, VMS_MAX + 1):
-            record = decode_record(blocks.get(number, b""), number)
-            if record is not None and self._counts(blocks[number], number):
-                found.append(record.generation)
-        if not found:
-            self._header(blocks.get(0, b""))
-        header = Header(cluster=self._cluster, generation=max(above, *found))
-        self._write(0, encode(header, 0, self._signatures))
+        if not found.records:
+            self.generation()  # says what is wrong with the header
+        self.write_header(max(above, found.generation))
         return True
+
+    def write_header(self, generation: int) -> None:
+        """Write the header anew, whatever stands there. The caller holds the lease, and knows that
+        this is the volume of this cluster's registry."""
+        header = Header(cluster=self._cluster, generation=generation)
+        self._write(0, encode(header, 0, self._signatures))
+
+    def forget(self, number: int) -> None:
+        """Empty the block of a record that cannot be read, of a VM that nobody knows. The caller
+        holds the lease."""
+        self._write(number, bytes(SLOT_BYTES))
+
+    def intact(self, record: VmRecord) -> tuple[Definition, ...]:
+        """The definitions of a record that are still what was written."""
+        return tuple(one for one in record.definitions if self._xml(record.number, one) is not None)
 
     def _write_definition(
         self, record: VmRecord, xml: bytes, generation: int, wall_s: float, by: str
@@ -262,6 +281,11 @@ class Registry:
             )
         return kept
 
+    def _xml(self, number: int, kept: Definition) -> bytes | None:
+        """A definition; None where it is not what was written."""
+        xml = _unpacked(self._read_place(number, kept))
+        return xml if xml is None or hashlib.sha256(xml).hexdigest() == kept.sha256 else None
+
     def _read_place(self, number: int, kept: Definition) -> bytes:
         at = _place_at(number, kept.place)
         blocks = (self._volume.read_at(at + o) for o in range(0, kept.stored, SLOT_BYTES))
@@ -278,12 +302,15 @@ class Registry:
 
     def _header(self, data: bytes) -> Header:
         if is_unused(data):
-            raise self._error("holds no registry", "make one: ha-agent init, or storage grow")
+            raise self._error(
+                "holds no registry",
+                "make one: ha-agent storage grow; if it held VMs: ha-agent vm rebuild",
+            )
         header = decode_header(data)
         if header is None:
             raise self._error(
                 "its header cannot be read",
-                "check that this is the right volume; if it is: ha-agent vm sign",
+                "check that this is the right volume; if it is: ha-agent vm rebuild",
             )
         if header.version > VERSION:
             raise self._error(

@@ -121,6 +121,11 @@ class VmsNow:
         plans = after_each_death(specs, hosts, several.missing) if sees_all else {}
         return Known(specs, {}, self._name_of, plan=several.plan, plans=plans)
 
+    @property
+    def registry_problem(self) -> str:
+        """What is wrong with the registry; "": nothing, or there is none."""
+        return self._registry.cached.problem
+
     def known(self, now_s: float) -> Known:
         """All VMs, the engine among them."""
         return self._known(self._seen(self._place.look(now_s), now_s), now_s)

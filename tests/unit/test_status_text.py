@@ -183,6 +183,26 @@ def test_what_is_left_of_the_vm_on_a_host_is_a_trouble() -> None:
         ]
 
 
+def test_damaged_slots_of_no_host_are_one_line_where_they_are_many() -> None:
+    bad = {0: "bad-crc: x", 2: "no-version: x", **dict.fromkeys(range(70, 76), "nul-first: x")}
+    lines = [
+        line
+        for line in as_text(status(host(1), host(2), bad_slots=bad), None, False).splitlines()
+        if "BAD SLOT" in line
+    ]
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "BAD SLOT 0, which holds the global maintenance",
+        "BAD SLOT 2",
+        "BAD SLOTS 70, 71, 72 and 3 more",
+    ]
+    assert "ha-agent maintenance none" in lines[0] and "ha-agent clean-metadata N" in lines[2]
+
+
+def test_a_registry_that_cannot_be_read_is_said() -> None:
+    broken = status(host(1), registry_problem="registry /r: its header cannot be read; do x")
+    assert "REGISTRY: registry /r: its header cannot be read; do x" in as_text(broken, None, False)
+
+
 # --- from the wire ------------------------------------------------------------------------------
 
 

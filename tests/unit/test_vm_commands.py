@@ -22,15 +22,21 @@ from broker.config.engine_file import FOLDER
 from broker.config.load import load
 from broker.config.secrets import load_cluster_key
 from broker.config.sections import Config
+from broker.config.shared import SharedCopy, copy_at
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.lease_records import read_lease_records
 from broker.registry.cache import Cached, read_kept, write_kept
 from broker.registry.record import VmRecord
-from broker.registry.volume import Registry
+from broker.registry.shared import HEAD
+from broker.registry.shared_copy import keep
+from broker.registry.volume import REGISTRY_BYTES, Registry
+from broker.whiteboard import vm_lines
 from broker.whiteboard.signatures import Signatures
 from broker.whiteboard.sizes import SLOT_BYTES
+from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from broker.wire.limits import VMS_MAX
+from scoring.vm_facts import EngineStatus, Health, VmStatus
 from tests.lab.real_sanlock import Daemon, needs_sanlock
 from tests.unit import commands
 
@@ -874,6 +880,100 @@ def test_a_header_without_a_record_of_this_cluster_is_left_alone(host: Host) -> 
     junk = path.read_bytes()
     assert "its header cannot be read" in host.refused("sign")
     assert path.read_bytes() == junk
+
+
+# --- what is lost is written anew from a copy ------------------------------------------------
+
+
+def test_a_registry_of_which_nothing_can_be_read_is_written_anew_from_the_copy(host: Host) -> None:
+    """Header, records and definitions are overwritten; one record more that never was a VM's."""
+    host.add("db", "--priority", "90")
+    host.add("sso", "--after", "db")
+    host.read_by_the_broker()
+    before = host.records()
+    for block in (0, 2, 3, 9):
+        host.overwrite(block, b"x" * SLOT_BYTES)
+    assert "ha-agent vm rebuild" in host.refused("sign")
+    said = host.refused("rebuild")
+    assert said.startswith("11 ") and "rebuild --overwrite" in said
+    would = host.answer("rebuild", "--overwrite", "--dry-run")
+    assert "ha-agent vm rebuild" in host.refused("set", "db", "priority=1"), "nothing was done"
+    done = host.answer("rebuild", "--overwrite")
+    assert done.pop("done").startswith("written anew: the header, the records of db, sso")
+    assert would.pop("done").startswith("would be written anew: the header")
+    assert done == would
+    assert (done["records"], done["emptied"], done["lost"]) == (["db", "sso"], [9], [])
+    after = host.records()
+    for number, record in after.items():
+        assert record.generation > before[number].generation, "every host takes it"
+        assert record.spec() == before[number].spec()
+        assert record.definitions == before[number].definitions, "they were not damaged"
+    assert "<name>db</name>" in host.good("show", "db", "--xml")
+    assert host.good("rebuild") == "nothing of the registry is lost\n"
+    host.add("web")
+
+
+def test_an_emptied_registry_and_its_definitions_come_from_the_copy(host: Host) -> None:
+    host.add("db")
+    host.read_by_the_broker()
+    with open(host.config.storage.registry, "r+b") as file:
+        file.truncate(0)
+        file.truncate(REGISTRY_BYTES)
+    shown = json.loads(host.run("storage", "show", "--json").stdout)["volumes"]
+    assert "vm rebuild" in shown[-1]["problem"]
+    assert "ha-agent vm rebuild" in host.run("storage", "grow", "--vms", "3").stderr
+    assert "the records of db" in host.good("rebuild")
+    assert "<name>db</name>" in host.good("show", "db", "--xml")
+
+
+def test_a_definition_that_nobody_has_is_named(host: Host) -> None:
+    host.add("db")
+    host.read_by_the_broker()
+    for path in (Path(host.config.daemon.state_dir) / FOLDER).glob("*.xml"):
+        path.unlink()
+    with open(host.config.storage.registry, "r+b") as file:
+        file.truncate(0)
+        file.truncate(REGISTRY_BYTES)
+    done = host.vm("rebuild")
+    assert done.returncode == ExitCode.DEFINITION
+    assert "ha-agent vm define db FILE" in done.stderr
+
+
+def test_the_shared_configuration_comes_from_the_copy(host: Host) -> None:
+    host.add("db")
+    host.read_by_the_broker()
+    config = host.config
+    keep(config.daemon.state_dir, SharedCopy(config.cluster.id, 7, "[timing]\nfence-after = 20\n"))
+    try:
+        host.overwrite(HEAD, b"x" * SLOT_BYTES)
+        assert "cannot be read" in host.run("config", "history").stderr
+        assert "the shared configuration of generation 7" in host.good("rebuild")
+        assert "rebuilt from a copy" in host.run("config", "history").stdout
+        assert host.good("rebuild") == "nothing of the registry is lost\n"
+    finally:
+        copy_at(config.daemon.state_dir).unlink()
+
+
+def test_a_host_that_knows_less_than_another_one_does_not_write_it_anew(host: Host) -> None:
+    host.add("db")
+    host.read_by_the_broker()
+    host.overwrite(0, b"x" * SLOT_BYTES)
+    config = host.config
+    down = EngineStatus(VmStatus.DOWN, Health.BAD, "off")
+    slot = SlotReport(2, 1, 3400, down, "host2", extra={vm_lines.REGISTRY: "99"})
+    with Volume(config.storage.whiteboard) as volume:
+        before = volume.read_at(2 * SLOT_BYTES)
+        volume.write_at(2 * SLOT_BYTES, encode_slot(slot))
+        try:
+            said = host.refused("rebuild")
+        finally:
+            volume.write_at(2 * SLOT_BYTES, before)
+    assert "host2 (host 2) knows generation 99" in said and "type this there" in said
+
+
+def test_without_a_copy_nothing_is_written_anew(host: Host) -> None:
+    host.add("db")
+    assert "has no copy of the registry" in host.refused("rebuild")
 
 
 # --- a storage without room ----------------------------------------------------------------------

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`ha-agent vm rebuild`: writes what was lost of the registry anew, from this host's copy.
+
+Each host keeps a copy of the registry and of the shared configuration (broker/registry/cache.py).
+While the registry is damaged, the VMs run on by these copies, but no command can change it.
+
+Rules:
+
+1. What can be read on the volume, is signed and is not older than the copy stays. Only the rest is
+   written anew: the header, records, definitions, the shared configuration.
+2. The copy must be as new as what any host shows in its slot; else the command names a host with a
+   newer one.
+3. A volume that nothing proves to be this cluster's registry is overwritten only if that is said
+   (`--overwrite`), and never one of another cluster or one that holds something else.
+4. A record that cannot be read and that no copy knows is emptied: it can be of no VM.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from agent.registry.change import kept_of
+from agent.registry.lease import held
+from agent.storage import held as held_volumes
+from agent.storage.made import LOCAL, written
+from agent.storage.registry import registry_error, signatures_of
+from agent.storage.watched import read_slots
+from agent.terminal.errors import CommandError
+from broker.config.sections import Config
+from broker.config.shared import read_copy
+from broker.daemon.exit_codes import ExitCode
+from broker.daemon.foreign import whole
+from broker.registry.cache import Cached, merged
+from broker.registry.record import COUNT_MAX, RegistryError, VmRecord, is_unused
+from broker.registry.shared import SharedConfig, SharedHead
+from broker.registry.volume import REGISTRY_BYTES, BadRegistry, Contents, Registry
+from broker.whiteboard import vm_lines
+from broker.whiteboard.mounts import file_system
+from broker.whiteboard.volume import Volume, VolumeError
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What was written anew, or would be. `lost`: the VMs whose definition neither the volume nor
+    the copy has."""
+
+    header: bool = False
+    records: list[str] = field(default_factory=list)
+    emptied: list[int] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    shared: str = ""
+
+    def in_words(self) -> str:
+        """All of it in one sentence."""
+        parts = ["the header"] * self.header
+        parts += [f"the records of {', '.join(self.records)}"] * bool(self.records)
+        parts += [self.shared] * bool(self.shared)
+        if self.emptied:
+            parts.append(f"{len(self.emptied)} records that nobody knows, emptied")
+        return ", ".join(parts)
+
+
+def rebuilt(config: Config, overwrite: bool, dry_run: bool) -> Rebuilt:
+    """Write what is lost of the registry anew; CommandError where that must not or cannot be."""
+    path = config.storage.registry
+    kept = kept_of(config)
+    _check_copy(config, kept)
+    with held(config):
+        if not Path(path).exists():
+            _make(path, dry_run)
+            overwrite = True
+        try:
+            with Volume(path, read_only=dry_run) as volume:
+                _check_volume(config, volume, overwrite)
+                return _written(config, volume, kept, dry_run)
+        except VolumeError as error:
+            raise registry_error(error) from None
+        except RegistryError as error:
+            raise CommandError(ExitCode.STORAGE, str(error)) from None
+
+
+def _check_copy(config: Config, kept: Cached) -> None:
+    """CommandError where this host has no copy, or another one a newer copy."""
+    if not kept.records:
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{config.daemon.state_dir}: has no copy of the registry; type this on a host that has"
+            " one (ha-agent vm list)",
+        )
+    for host_id, report in sorted(read_slots(config.storage.whiteboard).reports.items()):
+        shown = report.extra.get(vm_lines.REGISTRY, "") if report.extra_trusted else ""
+        generation = whole(shown, COUNT_MAX) or 0
+        if generation > kept.generation:
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"{report.hostname or host_id} (host {host_id}) knows generation {generation} of"
+                f" the registry, and this host {kept.generation}: type this there",
+            )
+
+
+def _make(path: str, dry_run: bool) -> None:
+    """Make an empty file where the registry's is gone; CommandError on a disk of this host."""
+    kind = file_system(path)
+    if kind in LOCAL:
+        raise CommandError(
+            ExitCode.STORAGE,
+            f"{path}: is not there, and its folder lies on {kind}, a file system of this host"
+            " alone; mount the shared storage",
+        )
+    if dry_run:
+        raise CommandError(ExitCode.STORAGE, f"{path}: is not there; it would be made anew")
+    with written(path, REGISTRY_BYTES):
+        pass
+
+
+def _check_volume(config: Config, volume: Volume, overwrite: bool) -> None:
+    """CommandError where the volume may be something else than this cluster's registry."""
+    path = volume.path
+    found = Registry(volume, config.cluster.id, signatures_of(config)).salvaged()
+    if volume.size_bytes < REGISTRY_BYTES:
+        raise CommandError(
+            ExitCode.STORAGE,
+            f"registry {path}: has {volume.size_bytes} bytes, and a registry takes"
+            f" {REGISTRY_BYTES}: make it larger",
+        )
+    if found is None or found.records:
+        return
+    if what := held_volumes.contents(path):
+        raise CommandError(ExitCode.REFUSED, f"{path}: holds {what}; it is left alone")
+    other = held_volumes.header(path)
+    if other is not None:
+        raise CommandError(
+            ExitCode.REFUSED, f"{path}: is {other.kind} {other.volume}; it is left alone"
+        )
+    if not is_unused(volume.read_at(0)) and not overwrite:
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"{path}: neither its header nor a record can be read, so nothing proves that it is"
+            " this cluster's registry; if you know that it is: ha-agent vm rebuild --overwrite",
+        )
+
+
+def _written(config: Config, volume: Volume, kept: Cached, dry_run: bool) -> Rebuilt:
+    done = Rebuilt()
+    registry = Registry(volume, config.cluster.id, signatures_of(config))
+    found = registry.salvaged()
+    if found is None:
+        found = registry.read()
+    else:
+        done.header = True
+        if not dry_run:
+            registry.write_header(max(kept.generation, found.generation))
+    known = merged(kept, found)
+    for _, record in sorted(known.records.items()):
+        _record(config, registry, record, found, kept, done, dry_run)
+    done.emptied = sorted(found.damaged - known.records.keys())
+    for number in [] if dry_run else done.emptied:
+        registry.forget(number)
+    _shared(config, volume, done, dry_run)
+    return done
+
+
+def _record(
+    config: Config,
+    registry: Registry,
+    record: VmRecord,
+    found: Contents,
+    kept: Cached,
+    done: Rebuilt,
+    dry_run: bool,
+) -> None:
+    """Write a record anew that is lost, or whose newest definition is."""
+    intact = registry.intact(record)
+    has_newest = intact[:1] == record.definitions[:1]
+    if found.records.get(record.number) == record and (has_newest or record.removed):
+        return
+    xml = None if has_newest else kept.definitions.get(record.number)
+    if xml is None and not has_newest and not record.removed:
+        done.lost.append(record.name)
+        return
+    done.records.append(record.name)
+    if not dry_run:
+        record = msgspec.structs.replace(record, definitions=intact)
+        data = None if xml is None else xml.encode()
+        registry.put(record, data, time.time(), config.host_name, kept.generation)
+
+
+def _shared(config: Config, volume: Volume, done: Rebuilt, dry_run: bool) -> None:
+    """Write the shared configuration anew, if it is lost."""
+    shared = SharedConfig(volume, config.cluster.id, signatures_of(config))
+    copy = read_copy(config.daemon.state_dir, config.cluster.id)
+    generation = 0 if copy is None else copy.generation
+    try:
+        head = shared.head()
+        if head.texts:
+            shared.text(head.texts[0])
+        is_lost = head.generation < generation
+    except BadRegistry:
+        is_lost = True
+    if not is_lost:
+        return
+    if copy is None:
+        done.shared = "the shared configuration, which no copy has, emptied"
+        if not dry_run:
+            shared.empty()
+        return
+    done.shared = f"the shared configuration of generation {generation}"
+    if not dry_run:
+        head = SharedHead(cluster=config.cluster.id, generation=generation)
+        shared.write(head, copy.text, time.time(), config.host_name, "rebuilt from a copy")
