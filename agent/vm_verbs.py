@@ -187,5 +187,7 @@ def _change(config: Config, arguments: Namespace, as_json: bool) -> int:
         case "history":
             return vms_shown.history(config, arguments.vm, as_json)
         case "rebuild":
-            return vms.rebuild(config, arguments, as_json)
+            from agent.commands import vm_rebuild
+
+            return vm_rebuild.run(config, arguments, as_json)
     return vms.sign(config, arguments, as_json)

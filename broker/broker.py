@@ -24,6 +24,7 @@ from broker.events.kept import KeptEvents
 from broker.exchange.asked import Asked
 from broker.exchange.view import Exchange
 from broker.lockspace.freeing_before import FREEING_FILE, freeing_before
+from broker.lockspace.lost_leases import wanted_leases
 from broker.lockspace.own_id_guard import OwnIdGuard
 from broker.lockspace.port import Lockspace
 from broker.maintenance.host_shutdown import ShuttingDown
@@ -191,6 +192,9 @@ class Broker:
         self.monitors.on_change = monitor_changed
         self.heartbeats.on_change = self.table.machine.on_change = self.news.announce
         self.registry.on_change = self._registry_changed
+        self.lockspace.wanted_leases = lambda: wanted_leases(
+            self.in_force.config.storage, self.registry.cached.vms
+        )
         self._registry_changed()
 
     def _registry_changed(self) -> None:

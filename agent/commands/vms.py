@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The words of `ha-agent vm` that change the registry: add, define, set, remove, start, stop,
-history --restore, sign, rebuild. Each holds the registry's lease meanwhile, and may run on any
+history --restore, sign. Each holds the registry's lease meanwhile, and may run on any
 host; the hosts then act on the new content."""
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ import re
 import sys
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import msgspec
 
-from agent.registry.change import Change, changing, mended_header, status_of, wake_broker
+from agent.registry.change import Change, changing, mended_header, status_of
 from agent.registry.definition import Text, not_in_schema, one_host_only, text_of, with_lease
 from agent.registry.in_common import same_macs, written_by_both
 from agent.registry.names import ENGINE
 from agent.registry.not_started import wait_until_down
-from agent.registry.rebuild import rebuilt
+from agent.registry.rebuild import is_lost, not_down
 from agent.registry.running import not_running_here
 from agent.registry.settings import KEYS, as_builtins, in_words, pairs, shown, with_settings
 from agent.status.vms_text import STARTS_NO_OTHER
@@ -243,27 +242,6 @@ def sign(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def rebuild(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
-    """Write what is lost of the registry anew, from this host's copy."""
-    done = rebuilt(config, arguments.overwrite, arguments.dry_run)
-    if not arguments.dry_run:
-        wake_broker(config)
-    would = "would be " if arguments.dry_run else ""
-    text = done.in_words()
-    text = f"{would}written anew: {text}" if text else "nothing of the registry is lost"
-    if as_json:
-        in_json.show({**asdict(done), "done": text}, indent=None)
-        return ExitCode.DEFINITION if done.lost else ExitCode.OK
-    print(text)
-    for name in done.lost:
-        say(
-            f"warning: the definition of {name} is neither on the volume nor in this host's copy:"
-            f" ha-agent vm define {name} FILE, or this command on another host",
-            to=sys.stderr,
-        )
-    return ExitCode.DEFINITION if done.lost else ExitCode.OK
-
-
 # --- shared by several commands -------------------------------------------------------------
 
 
@@ -346,10 +324,14 @@ def _rescued(change: Change, number: int) -> VmRecord:
 
 def _mend_lease(config: Config, change: Change, record: VmRecord) -> None:
     """Write the VM's lease where there is none, as after a lease volume was lost."""
+    if not is_lost(config, change.leases, record):
+        return
     lease = change.leases.at(record.unit)
-    is_other = lease is not None and lease.resource != record.resource
-    if lease is None or (is_other and change.leases.holder(record.unit) is None):
-        change.write_lease(record)
+    if lease is not None and change.leases.holder(record.unit) is not None:
+        return
+    if status_of(config) is not None and (why_not := not_down(config, record)):
+        raise CommandError(ExitCode.REFUSED, why_not)
+    change.write_lease(record)
 
 
 def _read(source: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import libvirt
 import sanlock
 
+from agent.registry.change import kept_of
 from agent.setup.sanlock_name import IN_USE, machines_name, named_in, twin, twins
 from agent.setup.written import read_text
 from agent.storage.device_rule import RULES, rule_of
@@ -32,12 +33,15 @@ from agent.vm.qemu_conf import lock_driver_problem, other_vms_problem
 from broker.config.machine import system_uuid
 from broker.config.sections import Config
 from broker.daemon.foreign import sentence
+from broker.lockspace.lease_records import read_lease_records
+from broker.lockspace.lost_leases import LostLeases, wanted_leases, why_lost
 from broker.lockspace.process_leases import process_leases
 from broker.lockspace.rejoin import own_names
 from broker.vm.errors import BadDomain
 from broker.vm.needs import needs_of
 from broker.vm.start_proof import lacks, refusals, unreadable
 from broker.whiteboard.mounts import file_system
+from broker.whiteboard.volume import Volume, VolumeError
 
 Found = Iterator[tuple[str, str, str]]
 #: adjtimex(2): the clock is not synchronised.
@@ -380,12 +384,31 @@ def volumes(config: Config) -> Found:
         )
     else:
         yield "ok", f"{given.leases}: lockspace {given.lockspace}", ""
+        yield from _lost_leases(config)
     yield from _owners(given.whiteboard, given.leases)
     text = check_volumes(config)
     if config.cluster.id:
         yield "ok", text, ""
     else:
         yield "warn", "another volume at the same path would be taken: no ids", IDENTITY_COMMAND
+
+
+def _lost_leases(config: Config) -> Found:
+    """The leases that are not there, by this host's copy of the registry."""
+    given = config.storage
+    vms = kept_of(config).vms
+    try:
+        with Volume(given.leases, read_only=True) as volume:
+            units = wanted_leases(given, vms)
+            found = read_lease_records(volume, units.values())
+    except VolumeError as error:
+        yield "warn", f"{given.leases}: the leases cannot be read: {error.what}", error.step
+        return
+    whys = {name: why_lost(found[unit], given.lockspace, name) for name, unit in units.items()}
+    lost = LostLeases(given, {name: why for name, why in whys.items() if why})
+    for what in (lost.of_engine, *lost.of_vms(vms).values(), *lost.others):
+        if what:
+            yield "fail", what, "docs/operations.md#a-lease-is-lost"
 
 
 def _owners(*paths: str) -> Found:

@@ -12,21 +12,23 @@ Rules:
    newer one.
 3. A volume that nothing proves to be this cluster's registry is overwritten only if that is said
    (`--overwrite`), and never one of another cluster or one that holds something else.
-4. A record that cannot be read and that no copy knows is emptied: it can be of no VM.
+4. The lease of a VM is written anew only while that VM is known to be down.
+5. A record that cannot be read and that no copy knows is emptied: it can be of no VM.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from agent.registry.change import kept_of
-from agent.registry.lease import held
+from agent.registry.change import kept_of, status_of
+from agent.registry.lease import Leases, held
 from agent.storage import held as held_volumes
-from agent.storage.made import LOCAL, written
+from agent.storage.made import LOCAL, write_lease, written
 from agent.storage.registry import registry_error, signatures_of
 from agent.storage.watched import read_slots
 from agent.terminal.errors import CommandError
@@ -34,6 +36,7 @@ from broker.config.sections import Config
 from broker.config.shared import read_copy
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import whole
+from broker.lockspace.lost_leases import why_lost
 from broker.registry.cache import Cached, merged
 from broker.registry.record import COUNT_MAX, RegistryError, VmRecord, is_unused
 from broker.registry.shared import SharedConfig, SharedHead
@@ -41,23 +44,28 @@ from broker.registry.volume import REGISTRY_BYTES, BadRegistry, Contents, Regist
 from broker.whiteboard import vm_lines
 from broker.whiteboard.mounts import file_system
 from broker.whiteboard.volume import Volume, VolumeError
+from scoring.vm_facts import ENGINE
 
 
 @dataclass(slots=True)
 class Rebuilt:
     """What was written anew, or would be. `lost`: the VMs whose definition neither the volume nor
-    the copy has."""
+    the copy has. `leases`: the VMs whose leases were; `not_down`: those whose leases are lost and
+    must not be written anew yet."""
 
     header: bool = False
     records: list[str] = field(default_factory=list)
     emptied: list[int] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    leases: list[str] = field(default_factory=list)
+    not_down: list[str] = field(default_factory=list)
     shared: str = ""
 
     def in_words(self) -> str:
         """All of it in one sentence."""
         parts = ["the header"] * self.header
         parts += [f"the records of {', '.join(self.records)}"] * bool(self.records)
+        parts += [f"the leases of {', '.join(self.leases)}"] * bool(self.leases)
         parts += [self.shared] * bool(self.shared)
         if self.emptied:
             parts.append(f"{len(self.emptied)} records that nobody knows, emptied")
@@ -69,14 +77,14 @@ def rebuilt(config: Config, overwrite: bool, dry_run: bool) -> Rebuilt:
     path = config.storage.registry
     kept = kept_of(config)
     _check_copy(config, kept)
-    with held(config):
+    with held(config) as leases:
         if not Path(path).exists():
             _make(path, dry_run)
             overwrite = True
         try:
             with Volume(path, read_only=dry_run) as volume:
                 _check_volume(config, volume, overwrite)
-                return _written(config, volume, kept, dry_run)
+                return _written(config, volume, kept, leases, dry_run)
         except VolumeError as error:
             raise registry_error(error) from None
         except RegistryError as error:
@@ -144,7 +152,9 @@ def _check_volume(config: Config, volume: Volume, overwrite: bool) -> None:
         )
 
 
-def _written(config: Config, volume: Volume, kept: Cached, dry_run: bool) -> Rebuilt:
+def _written(
+    config: Config, volume: Volume, kept: Cached, leases: Leases, dry_run: bool
+) -> Rebuilt:
     done = Rebuilt()
     registry = Registry(volume, config.cluster.id, signatures_of(config))
     found = registry.salvaged()
@@ -161,6 +171,7 @@ def _written(config: Config, volume: Volume, kept: Cached, dry_run: bool) -> Reb
     for number in [] if dry_run else done.emptied:
         registry.forget(number)
     _shared(config, volume, done, dry_run)
+    _leases(config, leases, known.vms.values(), done, dry_run)
     return done
 
 
@@ -187,6 +198,46 @@ def _record(
         record = msgspec.structs.replace(record, definitions=intact)
         data = None if xml is None else xml.encode()
         registry.put(record, data, time.time(), config.host_name, kept.generation)
+
+
+def _leases(
+    config: Config, leases: Leases, vms: Iterable[VmRecord], done: Rebuilt, dry_run: bool
+) -> None:
+    """Write the leases of VMs anew that are lost, and whose VMs are known to be down.
+
+    A lease that is written anew is free. While the VM runs, another host could take it as soon as
+    this VM's host is silent, without any proof that it is dead.
+    """
+    lost = [one for one in vms if one.number != ENGINE and is_lost(config, leases, one)]
+    for record in lost:
+        if why := not_down(config, record):
+            done.not_down.append(why)
+            continue
+        done.leases.append(record.name)
+        if not dry_run:
+            path = config.storage.leases
+            write_lease(config.storage, path, record.unit, record.resource, leases.sector)
+
+
+def is_lost(config: Config, leases: Leases, record: VmRecord) -> bool:
+    """Whether something else stands where the VM's lease must be."""
+    found = leases.at(record.unit)
+    return why_lost(found, config.storage.lockspace, record.resource) != ""
+
+
+def not_down(config: Config, record: VmRecord) -> str:
+    """Why the lost lease of a VM must not be written anew; "": the VM is known to be down."""
+    status = status_of(config)
+    if status is None:
+        return f"{record.name}: its lease is lost, and no broker says here whether it is down"
+    for vm in status.vms:
+        if vm.number == record.number and vm.up is not False:
+            where = "" if vm.hostname is None else f" on {vm.hostname}"
+            return (
+                f"{record.name}: its lease is lost, and it is {vm.state}{where}: ha-agent vm stop"
+                f" {record.name}, then this again, then ha-agent vm start {record.name}"
+            )
+    return ""
 
 
 def _shared(config: Config, volume: Volume, done: Rebuilt, dry_run: bool) -> None:

@@ -108,6 +108,7 @@ def _of_the_storage(status: Status) -> Iterator[str]:
         )
     if status.lockspace != "joined":
         yield f"LOCKSPACE: {status.lockspace}"
+    yield from (f"LEASE LOST: {sentence}" for sentence in status.lost_leases)
     yield from _bad_slots(status)
     if status.registry_problem and not storage.problem:
         yield f"REGISTRY: {status.registry_problem}; the VMs go on by this host's copy"

@@ -48,7 +48,7 @@ class OpenLeases:
 
     def owner_of(self, lockspace: str, resource: str, offset: int) -> LeaseRecord:
         """The record of a lease; VolumeError, also where that lease is not there."""
-        found = self._read(offset)
+        found = self.record(offset)
         if found is None or (found.lockspace, found.resource) != (lockspace, resource):
             what = "no lease that can be read" if found is None else f"lease {found.resource}"
             raise VolumeError(
@@ -76,7 +76,8 @@ class OpenLeases:
         if volume is not None:
             volume.close()
 
-    def _read(self, offset: int) -> LeaseRecord | None:
+    def record(self, offset: int) -> LeaseRecord | None:
+        """The record of whatever lease is there; None where none can be read; VolumeError."""
         volume = self.now()
         try:
             return decode(volume.read_at(offset))

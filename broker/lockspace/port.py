@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from broker.daemon.errors import HaError
@@ -35,7 +36,8 @@ class Lockspace(Protocol):
     `no_join`: do not join an id that is not joined; a joined one stays.
     `stay_out`: also give the id back, unless a process holds a lease under it. `hold`: another
     reason not to join the id now; empty: none. `watch_fence`: look up the owner of the fence lease;
-    `fence_owner`: that owner, None: unknown.
+    `fence_owner`: that owner, None: unknown. `wanted_leases`: the leases that must be there, with
+    their alignment units. `lost_leases`: those that are not there: name -> what is in its place.
     """
 
     joined: bool | None
@@ -48,6 +50,8 @@ class Lockspace(Protocol):
     hold: str
     watch_fence: bool
     fence_owner: FenceOwner | None
+    wanted_leases: Callable[[], Mapping[str, int]]
+    lost_leases: Mapping[str, str]
 
     async def run(self) -> None:
         """Keep the id joined for ever; LockspaceError where only a person can help."""

@@ -12,7 +12,7 @@ import asyncio
 import errno
 import logging
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import sanlock
 
@@ -27,6 +27,7 @@ from broker.lockspace.delta_leases import (
     read_named_leases,
 )
 from broker.lockspace.hosts import HostRenewal, Witness, look
+from broker.lockspace.lost_leases import AGAIN_S, LEASES_EVERY_S, why_lost
 from broker.lockspace.open_leases import OpenLeases
 from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RELEASED, RETRY_S, LockspaceError
@@ -87,6 +88,11 @@ class SanlockLockspace:
         self.no_join = self.stay_out = self.watch_fence = False
         self.hold = ""
         self.fence_owner: FenceOwner | None = None
+        self.wanted_leases: Callable[[], Mapping[str, int]] = dict
+        self.lost_leases: Mapping[str, str] = {}
+        #: What the last look at the leases found lost, and when the next one is due.
+        self._missed: Mapping[str, str] = {}
+        self._leases_due_s = 0.0
         #: Whether the last join that was begun was the first of this boot.
         self._is_first = False
 
@@ -116,6 +122,7 @@ class SanlockLockspace:
                     ) from None
             if self.watch_fence:
                 await self._look_at_fence()
+            await self._look_at_leases()
             # A join that waits for a read of the storage continues soon after it.
             await asyncio.sleep(HELD_LOOK_S if self.hold and not self.watch_fence else RETRY_S)
 
@@ -206,6 +213,34 @@ class SanlockLockspace:
         place = self._open.layout().fence_at
         found = self._open.owner_of(self._name, FENCE_RESOURCE, place)
         return FenceOwner(found.owner, found.generation) if found.held else FenceOwner(0, 0)
+
+    async def _look_at_leases(self) -> None:
+        """Whether each lease that must be there is (broker/lockspace/lost_leases.py)."""
+        now_s, wanted = asyncio.get_running_loop().time(), self.wanted_leases()
+        if not self.joined or not wanted or now_s < self._leases_due_s:
+            return
+        try:
+            found = await self._worker.call(
+                "reading the leases", FENCE_DEADLINE_S, self._read_wanted, wanted
+            )
+        except (Hung, VolumeError):
+            self._leases_due_s = now_s + LEASES_EVERY_S
+            return  # said elsewhere: the volume is read all the time
+        lost = {name: what for name, what in found.items() if self._missed.get(name) == what}
+        for name in lost.keys() - self.lost_leases.keys():
+            log.error("%s: lease %s is lost: there is %s", self._path, name, lost[name])
+        is_new = found != self._missed
+        self.lost_leases, self._missed = lost, found
+        self._leases_due_s = now_s + (AGAIN_S if is_new else LEASES_EVERY_S)
+
+    def _read_wanted(self, wanted: Mapping[str, int]) -> dict[str, str]:
+        """The leases that are not there; through the open descriptor, as the fence lease."""
+        align, found = self._open.layout().align, {}
+        for name, unit in wanted.items():
+            why = why_lost(self._open.record(unit * align), self._name, name)
+            if why:
+                found[name] = why
+        return found
 
     async def _look_around(self) -> None:
         """sanlock's knowledge of all hosts."""

@@ -28,7 +28,8 @@ class Known:
     """What the entries are made from. `specs`: all VMs, the engine too. `seen`: where each is.
     `since`: by VM, for how long that has been so, and whether it was so before the broker looked.
     `plan`: where those go that are missing; `plans`: by host id, where they would go after its
-    death. `said`: by VM, why this host's agent does what it does about it. `refused`: by VM, why
+    death. `said`: by VM, why this host's agent does what it does about it; `blocked`: by
+    VM that it does not start, what is in the way. `refused`: by VM, why
     this host cannot start it. `differs`: by host id and VM, in what it runs there unlike its
     definition, and `differences`: by VM, each in a sentence, of those that run here.
     `boot_s`: by VM, how long its guest booted last. `name_of`: a host's name. `holds_still`: in
@@ -42,6 +43,7 @@ class Known:
     plan: Plan = NO_PLAN
     plans: Mapping[int, Plan] = field(default_factory=dict)
     said: Mapping[int, str] = field(default_factory=dict)
+    blocked: Mapping[int, str] = field(default_factory=dict)
     refused: Mapping[int, str] = field(default_factory=dict)
     differs: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     differences: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -164,7 +166,7 @@ def _waits(known: Known, spec: VmSpec, left: Mapping[int, float]) -> str:
     name = known.name_of(order[0])
     if order[0] in left:
         return f"it failed on {name}, which starts it again after a pause"
-    return f"{name} is to start it"
+    return known.blocked.get(spec.number) or f"{name} is to start it"
 
 
 def _ready(known: Known, spec: VmSpec) -> str:

@@ -40,6 +40,23 @@ from scoring.vm_facts import ENGINE, PeerVm, VmSpec
 PLANS_FRESH_S = 30.0
 
 
+#: Last reasons of a VM's agent that name no obstacle: whose turn it is, and steps of a start.
+_NO_OBSTACLES = frozenset(
+    code.value
+    for code in (
+        Code.EQUAL_HOST_FIRST,
+        Code.PLACED_ELSEWHERE,
+        Code.LEASE_ASKED,
+        Code.LEASE_FREE,
+        Code.LEASE_OWNER_GONE,
+        Code.HOST_ID_FREED,
+        Code.ROOM_CLAIMED,
+        Code.STARTING,
+        Code.VM_NOT_HERE,
+    )
+)
+
+
 class VmsNow:
     """`without_place` once a beat; `known` for a status. With the engine alone nothing is asked
     here."""
@@ -131,7 +148,6 @@ class VmsNow:
         return self._known(self._seen(self._place.look(now_s), now_s), now_s)
 
     def _known(self, seen: Mapping[int, VmSeen], now_s: float) -> Known:
-        cached = self._registry.cached
         return Known(
             self._specs(),
             seen,
@@ -140,8 +156,9 @@ class VmsNow:
             plan=self._plan,
             plans=self._plans_now,
             host_id=self._in_force.host_id,
-            refused=dict(cached.damaged),
+            refused=dict(self._this_host.vms.damaged),
             said=self._said(now_s),
+            blocked=self._blocked(now_s),
             stuck=frozenset(self._this_host.said_of(Code.DRAIN_STUCK, now_s)),
             boot_s=dict(self._boots.took_s),
             holds_still=self._table.board.global_maintenance is True,
@@ -198,6 +215,15 @@ class VmsNow:
         if agent.last.reasons:
             said[ENGINE] = agent.last.reasons[0].text
         return said
+
+    def _blocked(self, now_s: float) -> dict[int, str]:
+        """What keeps this host's agent from starting each VM that is missing: the last reason that
+        it had, if that is not just whose turn it is."""
+        agent = self._this_host.agent
+        if agent.last is None or agent.silent_s(now_s) is not None:
+            return {}
+        last = {vm.number: vm.reasons[-1] for vm in agent.last.vms if vm.reasons}
+        return {number: one.text for number, one in last.items() if one.code not in _NO_OBSTACLES}
 
     # --- where they are -------------------------------------------------------------------
 

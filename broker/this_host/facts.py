@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from broker.config.in_force import InForce
 from broker.lockspace.hosts import budget_s, standing_fields
+from broker.lockspace.lost_leases import LostLeases
 from broker.maintenance.host_shutdown import ShuttingDown
 from broker.maintenance.modes import Modes, mode_status
 from broker.monitors.watched import Watched
@@ -78,6 +79,11 @@ class ThisHost:
         self.healthy_once = HealthyOnce(state_dir / "healthy-once", in_force.config.health)
         self.sick_vm = SickVm()
         self.left_out = 0
+
+    @property
+    def lost_leases(self) -> LostLeases:
+        """The leases that are lost."""
+        return LostLeases(self._in_force.config.storage, self._lockspace.lost_leases)
 
     def fence_ask(self, now_s: float) -> FenceAsk | None:
         """This host's request about a sick VM that it cannot end."""

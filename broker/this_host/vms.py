@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from broker.config.in_force import InForce
+from broker.lockspace.lost_leases import LostLeases
 from broker.maintenance.host_shutdown import VmView, drain_waits
 from broker.monitors.health_asked import health_of
 from broker.monitors.watched import VmsSampler
@@ -85,10 +86,19 @@ class VmsHere:
         engine = self._registry.cached.vms.get(ENGINE)
         return engine.definitions[0].generation if engine and engine.definitions else 0
 
+    @property
+    def damaged(self) -> Mapping[int, str]:
+        """By number, why a VM cannot be started: its record, its definition or its lease."""
+        cached, lost = self._registry.cached, self._table.lockspace.lost_leases
+        if not lost:
+            return cached.damaged
+        found = LostLeases(self._in_force.config.storage, lost)
+        return {**found.of_vms(cached.vms), **cached.damaged}
+
     def here(self, now_s: float) -> tuple[VmHere, ...]:
         """Each VM of the registry on this host."""
         # What holds for all of them is looked at once: this is called several times a beat.
-        common, damaged = self._table.same_storage.unfit, self._registry.cached.damaged
+        common, damaged = self._table.same_storage.unfit, self.damaged
         return tuple(
             [
                 self._here(number, now_s, (*common, *self._unfit(number, damaged)))

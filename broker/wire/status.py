@@ -420,6 +420,7 @@ class Status(Struct, frozen=True):
     counters of the notices. `migration`: of the VM away from this host, None while there is none.
     `config_file_s`: when the configuration file that is in force was changed last, UTC seconds
     since 1970. `state_problem`: why a daemon here cannot write to its state folder.
+    `lost_leases`: the leases beside those of VMs that are lost, each in a sentence.
     `registry_problem`: what is wrong with the registry, of which this host knows its copy.
     `differences`: how the VM here differs from its definition. `what_ran`: the record of the
     disks that ran last, None: nothing was ever recorded; `what_ran_problem`: why it is not known,
@@ -460,6 +461,7 @@ class Status(Struct, frozen=True):
     config_file_s: float | None = None
     state_problem: str = ""
     registry_problem: str = ""
+    lost_leases: tuple[str, ...] = ()
     differences: tuple[DifferenceStatus, ...] = ()
     what_ran: WhatRanStatus | None = None
     what_ran_problem: str = ""

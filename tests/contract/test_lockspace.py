@@ -10,7 +10,7 @@ import pytest
 
 from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.port import RELEASED
-from tests.contract.real import RealLockspace
+from tests.contract.real import ALIGN, RealLockspace
 from tests.contract.simulated import SimulatedLockspace
 
 Both = SimulatedLockspace | RealLockspace
@@ -83,6 +83,31 @@ def test_an_id_that_is_given_back_is_joined_anew_without_a_wait(site: Both) -> N
     assert lockspace.renewed_s is None and lockspace.witnesses == {}
     lockspace.no_join = lockspace.stay_out = False
     until(site, lambda: lockspace.joined is True and mine(site)[0] == 2)
+
+
+@pytest.mark.parametrize("site", ["real"], indirect=True)
+def test_a_lease_that_is_lost_is_found(
+    site: RealLockspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is overwritten counts as lost once two looks have found the same in its place."""
+    monkeypatch.setattr("broker.lockspace.sanlock.LEASES_EVERY_S", 0.1)
+    monkeypatch.setattr("broker.lockspace.sanlock.AGAIN_S", 0.1)
+    lockspace = site.lockspace
+    lockspace.wanted_leases = lambda: {"engine": 1, "fence": 2}
+    site.run()
+    until(site, lambda: lockspace.joined is True)
+    site.pass_s(1.0)
+    assert lockspace.lost_leases == {}
+    with site.path.open("r+b") as file:
+        file.seek(ALIGN)
+        engine = file.read(512)
+        file.seek(ALIGN)
+        file.write(bytes(512))
+    until(site, lambda: lockspace.lost_leases == {"engine": "nothing that can be read"})
+    with site.path.open("r+b") as file:
+        file.seek(ALIGN)
+        file.write(engine)
+    until(site, lambda: lockspace.lost_leases == {})
 
 
 def test_an_id_that_is_to_stay_out_is_not_joined_in_the_first_place(site: Both) -> None:

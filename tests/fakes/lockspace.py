@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from broker.lockspace.hosts import Witness
 from broker.lockspace.own_id import FenceOwner
@@ -24,6 +24,8 @@ class FakeLockspace:
         self.no_join = self.stay_out = self.watch_fence = False
         self.hold = ""
         self.fence_owner: FenceOwner | None = None
+        self.wanted_leases: Callable[[], Mapping[str, int]] = dict
+        self.lost_leases: Mapping[str, str] = {}
 
     async def run(self) -> None:
         await asyncio.Event().wait()

@@ -273,6 +273,8 @@ class SimLockspace:
         self.no_join = self.stay_out = self.watch_fence = False
         self.hold = ""
         self.fence_owner: FenceOwner | None = None
+        self.wanted_leases: Callable[[], Mapping[str, int]] = dict
+        self.lost_leases: Mapping[str, str] = {}
 
     async def run(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.registry import rebuild
 from broker.config.engine_file import FOLDER
 from broker.config.load import load
 from broker.config.secrets import load_cluster_key
@@ -36,7 +37,9 @@ from broker.whiteboard.sizes import SLOT_BYTES
 from broker.whiteboard.slot import SlotReport, encode_slot
 from broker.whiteboard.volume import Volume
 from broker.wire.limits import VMS_MAX
+from broker.wire.vms import VmEntry, VmWord
 from scoring.vm_facts import EngineStatus, Health, VmStatus
+from tests.fakes.statuses import documented
 from tests.lab.real_sanlock import Daemon, needs_sanlock
 from tests.unit import commands
 
@@ -969,6 +972,32 @@ def test_a_host_that_knows_less_than_another_one_does_not_write_it_anew(host: Ho
         finally:
             volume.write_at(2 * SLOT_BYTES, before)
     assert "host2 (host 2) knows generation 99" in said and "type this there" in said
+
+
+@pytest.mark.parametrize(
+    ("up", "state", "is_written"),
+    [(True, VmWord.UP, False), (None, VmWord.UNKNOWN, False), (False, VmWord.WAITING, True)],
+)
+def test_a_lease_is_written_anew_only_while_its_vm_is_down(
+    host: Host, monkeypatch: pytest.MonkeyPatch, up: bool | None, state: VmWord, is_written: bool
+) -> None:
+    """A new lease is free: whoever finds the VM's host silent could take it."""
+    host.add("db")
+    host.read_by_the_broker()
+    with open(host.config.storage.leases, "r+b") as file:
+        file.seek(16 * MIB)
+        file.write(bytes(MIB))
+    assert "no broker says here whether it is down" in host.vm("rebuild").stderr
+    assert host.lease(2) is None
+    vm = VmEntry(2, "db", 50, "up", 64, state, up, None, 1, "host1")
+    status = msgspec.structs.replace(documented(), vms=(vm,))
+    for name, value in host.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rebuild, "status_of", lambda config: status)
+    for is_dry in (True, False):
+        done = rebuild.rebuilt(host.config, False, is_dry)
+        assert done.leases == ["db"] * is_written and bool(done.not_down) is not is_written
+        assert (host.lease(2) is not None) is (is_written and not is_dry)
 
 
 def test_without_a_copy_nothing_is_written_anew(host: Host) -> None:

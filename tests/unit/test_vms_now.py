@@ -212,6 +212,30 @@ def test_a_dead_host_s_vm_is_unknown_and_then_without_a_place(tmp_path: Path) ->
     lived(tmp_path, test)
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("lease-unknown", "who owns db's lease is not known: no answer"),
+        ("equal-host-first", "host2 is to start it"),
+    ],
+)
+def test_what_keeps_this_host_from_starting_a_vm_is_said(
+    tmp_path: Path, code: str, reason: str
+) -> None:
+    """What is said is the agent's last reason, unless that is just whose turn it is."""
+
+    async def test(cluster: VmCluster) -> None:
+        del cluster.at[DB]
+        why = "who owns db's lease is not known: no answer"
+        reasons = (ReasonOnWire("lease-free", "db's lease is free"), ReasonOnWire(code, why))
+        cluster.said[1] = (VmReportOnWire(DB, "EngineDown", 17, reasons=reasons),)
+        await cluster.beat(13.0)
+        await cluster.beat(14.0)
+        assert entry(cluster.brokers[1].status(14.0), "db").reason == reason
+
+    lived(tmp_path, test)
+
+
 def test_a_vm_that_every_host_calls_down_waits_or_has_no_place(tmp_path: Path) -> None:
     async def test(cluster: VmCluster) -> None:
         del cluster.at[DB], cluster.at[WEB]

@@ -211,6 +211,8 @@ def test_a_vm_that_waits_says_for_what_or_who_is_to_start_it() -> None:
     )
     assert entry(WIKI, without).reason == "host2 is to start it"
     assert entry(WIKI, without).order == (2, 3, 1)
+    why = "who owns wiki's lease is not known"
+    assert entry(WIKI, without, blocked={WIKI: why}).reason == why
 
 
 def test_a_vm_without_a_place_says_what_it_is_short_of() -> None:
