@@ -60,7 +60,8 @@ _MEMORY_NOT_COUNTED = frozenset(
     {StateName.ENGINE_UP, StateName.ENGINE_UP_BAD_HEALTH, StateName.GLOBAL_MAINTENANCE}
 )
 
-_ZERO_STATES = {
+#: The states in which the score is 0, with the name and the sentence of the penalty.
+ZERO_STATES = {
     StateName.LOCAL_MAINTENANCE: ("local-maintenance", "this host is in local maintenance"),
     StateName.ENGINE_UNEXPECTEDLY_DOWN: ("unexpected-down", "the engine VM died here unexpectedly"),
     StateName.REINITIALIZE_FSM: ("reinitializing", "the agent has just started and looks around"),
@@ -70,8 +71,8 @@ _ZERO_STATES = {
 
 def score(host: HostSamples, vm: VmSamples, weights: Weights) -> Score:
     """The score of a host for a VM, by the rules at the head of this file."""
-    if vm.state in _ZERO_STATES:
-        name, why = _ZERO_STATES[vm.state]
+    if vm.state in ZERO_STATES:
+        name, why = ZERO_STATES[vm.state]
         return Score(0, (Penalty(name, weights.base_score, why),))
     of_host, of_vm = host_lacks(host, weights), vm_lacks(vm, weights)
     parts = sorted((*of_host.parts, *of_vm.parts), key=lambda part: ORDER.index(part.name))

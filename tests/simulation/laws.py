@@ -21,7 +21,8 @@ product's own word.
                     switched off by the cluster since it was last switched on
     global          global maintenance: nothing is started, stopped, moved, freed or switched by a
                     host that had two beats to read it
-    local           a host in local maintenance does not start the VM, and gets it from nobody
+    local           a host in local maintenance does not start the VM, and gets it from nobody; what
+                    it has leaves it: `drained` in vm_laws.py
                     (a mode that ends by itself may end early where a broker was started
                     meanwhile whose wall clock is wrong: nobody else may know better)
     healthy         a VM that is healthy, and that its users reach, is not shut down or ended by

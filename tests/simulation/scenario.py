@@ -11,23 +11,26 @@ import inspect
 import logging
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from broker.config.sections import ScoreSection, TimingSection
+from broker.registry.record import MEMORY_MB_MAX
 from broker.wire.kinds import Kind
 from broker.wire.limits import HOST_ID_MAX
 from scoring.observation import OnHostShutdown, OrderKind
+from scoring.vm.score import ORDER, ZERO_STATES
 from scoring.vm.state import StateName
-from scoring.vm_facts import ENGINE, Pause, VmStatus, Want
+from scoring.vm_facts import ENGINE, Obstacle, Pause, VmStatus, Want
 from tests.simulation import earlier_decisions, membership, vm_story
 from tests.simulation.earlier import Metadata
 from tests.simulation.faults import SICK_BOUND_S
 from tests.simulation.forger import ForgedSlot
 from tests.simulation.grammar import (
     FORMS,
+    LASTS_MAX_S,
     Misfit,
     NotNow,
     WrongCount,
@@ -157,15 +160,15 @@ _SWITCHES: dict[str, Callable[[str], dict[str, Any]]] = {
     "health": lambda v: {"health_page": _one_of(v, {"local": "http://localhost/"})},
     "on-isolation": lambda v: {"on_isolation": _one_of(v, {"move": "move", "leave": "leave"})},
     "balance": lambda v: {"balance": _yes(v)},
-    "io-timeout": lambda v: {"io_timeout_s": whole_within(v, 1)},
+    "io-timeout": lambda v: {"io_timeout_s": whole_within(v, 1, IO_TIMEOUT_S_MAX)},
     "host-boot": lambda v: {"host_boot_s": seconds_of(v)},
     "guest-boot": lambda v: {"guest_boot_s": seconds_of(v)},
     "heartbeat": lambda v: {"heartbeat": _yes(v)},
     "power": lambda v: {"power": _yes(v)},
     "names": lambda v: {"names_fixed": _one_of(v, {"fixed": True, "made-up": False})},
     "chance": lambda v: {"chance": v},
-    "memory": lambda v: {"memory_mb": within(v, 0)},
-    "reserve": lambda v: {"reserve_mb": within(v, 0)},
+    "memory": lambda v: {"memory_mb": within(v, 0, MEMORY_MB_MAX)},
+    "reserve": lambda v: {"reserve_mb": within(v, 0, MEMORY_MB_MAX)},
 }
 
 
@@ -261,6 +264,20 @@ SETTINGS = (
     "daemons",
 )
 
+#: What a HOST may lack, by docs/status.md; the first in the list are those of the score itself.
+PENALTIES = (
+    *ORDER,
+    *(name for name, _ in ZERO_STATES.values()),
+    *(obstacle.value for obstacle in Obstacle),
+    *("lockspace", "lock-driver"),
+)
+#: What of it the daemons read when they start.
+CONFIGURED = ("id", "key", "fence", "base-score", "on-host-shutdown")
+#: The longest io_timeout that a configuration may have, in seconds.
+IO_TIMEOUT_S_MAX = 60
+#: How far a wall clock may be wrong: ten years.
+WALL_OFFSET_S_MAX = 315_576_000.0
+
 #: Who does not get through to the guest.
 _CLOSED_TO = {"unreachable": "users", "hidden": "hosts", "reachable": ""}
 
@@ -281,6 +298,29 @@ def _one_of(word: str, known: dict[str, T]) -> T:
     return known[word]
 
 
+def must_be_once(words: Sequence[str]) -> None:
+    """ValueError where a word comes twice: only one of its values would count."""
+    for word in words:
+        if words.count(word) > 1:
+            raise ValueError(f"{word!r} is said twice")
+
+
+def _must_be_able_to_fail(
+    condition: tuple[str, ...], is_negative: bool, how: str, seconds: float
+) -> None:
+    """ValueError where an expectation would hold, or fail, whatever happens."""
+    if condition[1:2] == ("says",):
+        wanted, form = "within", "expect HOST says TEXT within S"
+        if is_negative:
+            wanted, form = "for", "expect not HOST says TEXT for S"
+        if how != wanted or not seconds:
+            raise ValueError(f"what a host says counts from this line on; it goes: {form}")
+    if condition[1:2] == ("tells",) and is_negative and how == "within" and seconds:
+        raise ValueError(
+            "what was told stays told; it goes: expect not HOST tells KIND [TEXT] for S"
+        )
+
+
 @dataclass
 class Player:
     """Plays one scenario. `say` gets each line as it is played."""
@@ -294,8 +334,9 @@ class Player:
     _snapshot: tuple[LeaseVolume, Whiteboard] | None = None
     #: Which telling this is, where there are several.
     label: str = ""
-    #: Whether a line before this one gives an operator's order.
+    #: Whether a line before this one gives an operator's order, or splits the storage.
     _is_ordered: bool = False
+    _is_split: bool = False
 
     def __post_init__(self) -> None:
         tellings = self.scenario.tellings
@@ -310,6 +351,7 @@ class Player:
                 raise ValueError(f"a cluster has 1 to {HOSTS_MAX} hosts")
             if len(options) % 2:
                 raise ValueError(f"{options[-1]!r} has no value")
+            must_be_once(options[::2])
             for key, value in zip(options[::2], options[1::2], strict=True):
                 given |= _one_of(key, _SWITCHES)(value)
         except MISFITS as error:
@@ -376,11 +418,13 @@ class Player:
         hosts = list(self.world.hosts.values())
         owner = self._owner()
         if "," in word:
-            named = [host for each in word.split(",") if each for host in self._who(each)]
+            named = [host for each in word.split(",") for host in self._who(each)]
             return list(dict.fromkeys(named))
         if word == "all":
             return hosts
         if word == "others":
+            if len(hosts) == 1:
+                raise ValueError("there is one host alone, so there are no others")
             return [host for host in hosts if host is not owner]
         if word == "owner":
             if owner is None:
@@ -404,6 +448,13 @@ class Player:
             names = (*(host.name for host in hosts), *GROUPS)
             raise ValueError(f"there is no host {word!r}; there are: {', '.join(names)}")
         return [found]
+
+    def _the(self, word: str) -> Host:
+        """The one host that a word stands for; of the others the first."""
+        hosts = self._who(word)
+        if len(hosts) != 1 and word != "others":
+            raise ValueError(f"{word!r} are {len(hosts)} hosts, one is needed here")
+        return hosts[0]
 
     def _owner(self, vm: int = ENGINE) -> Host | None:
         """The host that runs a VM at this moment."""
@@ -489,6 +540,9 @@ class Player:
         (who,), times = apart(words)
         if times:
             raise WrongCount
+        if what not in PROCESSES:
+            raise Misfit(what, PROCESSES)
+        self._must_be_there(what, self._who(who))
         for host in self._who(who):
             if what in ("agent", "broker"):
                 host.crash(what)
@@ -496,10 +550,20 @@ class Player:
                 host.crash_sanlock()
             elif what == "qemu":
                 host.end_qemu("crashed", VmStatus.DOWN_UNEXPECTED, "its process died")
-            elif what == "libvirtd":
-                self.world.libvirtd_dies(host)
             else:
-                raise Misfit(what, PROCESSES)
+                self.world.libvirtd_dies(host)
+
+    def _must_be_there(self, what: str, hosts: list[Host]) -> None:
+        """NotNow where none of the hosts has that process."""
+        there = {
+            "agent": lambda host: "agent" in host.processes,
+            "broker": lambda host: "broker" in host.processes,
+            "sanlock": lambda host: host.sanlock is not None and host.sanlock.running,
+            "qemu": lambda host: host.qemu is not None,
+            "libvirtd": lambda host: host.power,
+        }[what]
+        if not any(map(there, hosts)):
+            raise NotNow(f"no {what} is on {', '.join(host.name for host in hosts)} at this moment")
 
     def _stop(self, step: Step, what: str, *words: str) -> None:
         if self._vm_of(what) is not None and not words:
@@ -515,8 +579,10 @@ class Player:
 
     def _watchdog(self, step: Step, how: str, *words: str) -> None:
         (who,), times = apart(words)
-        if times or how not in ("on", "off", "fires"):
+        if how not in ("on", "off", "fires"):
             raise Misfit(how, ("on", "off", "fires"))
+        if times:
+            raise WrongCount
         for host in self._who(who):
             if how == "fires":
                 host.reset("watchdog: it fires for no reason")
@@ -524,26 +590,30 @@ class Player:
                 host.watchdog_off = not _yes(how)
 
     def _virsh(self, step: Step, how: str, *words: str) -> None:
-        (who, *rest), _ = apart(words)
+        if how not in ("start", "destroy"):
+            raise Misfit(how, ("start", "destroy"))
+        (who, *rest), times = apart(words)
         lease = "unlocked" if rest and rest[-1] == "unlocked" else ""
         named = rest[:-1] if lease else rest
-        if len(named) > 1:
+        if len(named) > 1 or times or (lease and how == "destroy"):
             raise WrongCount
         vm = vm_story.number_of_vm(self.world, named[0]) if named else ENGINE
-        for host in self._who(who):
+        hosts = self._who(who)
+        if how == "destroy" and not any(vm in host.qemus for host in hosts):
+            names = ", ".join(host.name for host in hosts)
+            raise NotNow(f"no process of {self.world.called(vm)} is on {names} at this moment")
+        for host in hosts:
             if how == "start":
                 self.world.start_by_hand(host, locked=not lease, vm=vm)
-            elif how == "destroy":
-                host.end_qemu("virsh destroy", VmStatus.DOWN, "powered off", vm=vm)
             else:
-                raise Misfit(how, ("start", "destroy"))
+                host.end_qemu("virsh destroy", VmStatus.DOWN, "powered off", vm=vm)
 
     def _timing(self, step: Step, key: str, *words: str) -> None:
         (who,), (seconds,) = apart(words)
         name, value_s = key.replace("-", "_"), seconds_of(seconds)
         for host in self._who(who):
             if name == "io_timeout":
-                host.io_timeout_s = int(value_s)
+                host.io_timeout_s = whole_within(seconds, 1, IO_TIMEOUT_S_MAX)
                 continue
             if name not in TimingSection.__struct_fields__:
                 known = [field.replace("_", "-") for field in TimingSection.__struct_fields__]
@@ -568,7 +638,7 @@ class Player:
         if len(whos) != 1:
             self._must_name_hosts(named)
             raise ValueError("it names no host, or hosts apart (host1,host2 are two of them)")
-        if len(times) != (how in ("slow", "late")) and not (how == "slow" and not times):
+        if len(times) != (how in ("slow", "late")):
             raise ValueError("a number of seconds is missing, or does not belong here")
         if how == "late":
             self._late(whos[0], seconds_of(times[0]), *named)
@@ -587,7 +657,7 @@ class Player:
             for host in self._who(whos[0]):
                 host.go_stale(self._volumes(parts))
             return
-        delay_s = seconds_of(times[0] if times else "1.5") if how == "slow" else 0.0
+        delay_s = seconds_of(times[0]) if times else 0.0
         for host in self._who(whos[0]):
             host.break_storage(_STORAGE_FAULTS[how], delay_s, (*named, *disks))
 
@@ -599,6 +669,7 @@ class Player:
 
     def _storage_of_all(self, how: str, words: tuple[str, ...]) -> None:
         if how == "split":
+            self._is_split = True
             self.world.split_storage(self._sides(words))
         elif how == "restored":
             if self._snapshot is None:
@@ -606,6 +677,8 @@ class Player:
             self.world.set_storage_back(self._snapshot, self._volumes(words or VOLUMES))
         elif words:
             raise WrongCount
+        elif how == "joined" and not self._is_split:
+            raise ValueError("no line before this one splits it: storage split")
         elif how == "joined":
             self.world.join_storage()
         elif how == "reinitialized":
@@ -648,6 +721,8 @@ class Player:
                 ways = {way for way in self.world.cut_links if host.number in way}
                 self.world.cut_links -= ways
         elif how in NETWORKS:
+            if not 1 <= len(words) <= 2:
+                raise WrongCount
             self._network_apart(how, *words)
         else:
             self._network_of(how, *words)
@@ -699,7 +774,8 @@ class Player:
             raise ValueError("there is one host, or there are two, and a number from 0 on")
         if how == "loss" and number > 100:
             raise ValueError("no more than 100 percent are lost")
-        part = number / 100 if how == "loss" else number
+        self._must_differ(*whos)
+        part = number / 100 if how == "loss" else lasts_of(given)
         for host in hosts[0]:
             if len(hosts) == 2:
                 links = self.world.link_loss if how == "loss" else self.world.link_delay_s
@@ -717,6 +793,7 @@ class Player:
         who, *others = (word for word in words if word not in ("on", "from", "to"))
         if len(others) != (how in ("cut", "joined")):
             raise WrongCount
+        self._must_differ(who, *others)
         other = others[0] if others else ""
         for host in self._who(who):
             if how in ("up", "down"):
@@ -731,8 +808,16 @@ class Player:
                 else:
                     self.world.cut_links -= ways
 
+    @staticmethod
+    def _must_differ(one: str, other: str = "") -> None:
+        """ValueError where a host and itself are named."""
+        if one == other and one not in ("all", "others") and "," not in one:
+            raise ValueError(f"{one} and {other} are one host")
+
     def _bmc(self, step: Step, how: str, *words: str) -> None:
         if how == "network":
+            if not 1 <= len(words) <= 2:
+                raise WrongCount
             self._network_apart("bmc", *words)
             return
         if how == "off-takes":
@@ -759,8 +844,12 @@ class Player:
             vm_story.guest(self.world, vm, words[0], words[1:])
             return
         if how == "ordered-on":
-            self._order(self._who(words[0])[0], *words[1:])
+            if len(words) < 2:
+                raise WrongCount
+            self._order(self._the(words[0]), *words[1:])
             return
+        if words and (how == "resumed" or how in _CLOSED_TO):
+            raise WrongCount
         if how == "resumed":
             self._resume()
             return
@@ -815,12 +904,14 @@ class Player:
 
     def _order(self, host: Host, kind: str, *targets: str) -> None:
         target = " ".join(word for word in targets if word != "to")
+        if target and kind != OrderKind.MIGRATE.value:
+            raise WrongCount
         if kind in ("adopt", "keep"):
             self.world.decide(host, kind == "adopt")
             return
         self._is_ordered = True
         kinds = {each.value: each for each in OrderKind}
-        number = self._who(target)[0].host_id if target else None
+        number = self._the(target).host_id if target else None
         self.world.order(host, _one_of(kind, kinds | {"power-off": OrderKind.POWER_OFF}), number)
 
     def _maintenance(self, step: Step, kind: str, *words: str) -> None:
@@ -843,8 +934,14 @@ class Player:
             raise ValueError("what is off does not last")
         if "for" in words and lasts_s is None:
             raise ValueError("behind 'for' a number of seconds is missing")
+        if "at" in words and (kind == "local" or not whos):
+            raise ValueError("'at' belongs to: maintenance global on|off at HOST")
+        if lasts_s is not None and not 1 <= lasts_s <= LASTS_MAX_S:
+            raise ValueError(f"a maintenance lasts for 1 to {LASTS_MAX_S:.0f} s")
         if kind == "local":
-            for host in self._who(*whos or ("all",)):
+            if not whos:
+                raise ValueError("it names no host")
+            for host in self._who(whos[0]):
                 self.world.set_local_maintenance(host, is_on, lasts_s, release_id, may_restart)
         elif not whos:
             self.world.set_global_maintenance(is_on, lasts_s)
@@ -858,12 +955,14 @@ class Player:
         (who,) = (word for word in words if word not in ("on", "of", "for"))
         if what not in SETTINGS:
             raise Misfit(what, SETTINGS)
+        if what in CONFIGURED:
+            self._must_not_run_yet(what, self._who(who))
         for host in self._who(who):
             match what:
                 case "load":
                     host.load = within(value, 0, 1)
                 case "memory":
-                    host.memory_mb = within(value, 0)
+                    host.memory_mb = within(value, 0, MEMORY_MB_MAX)
                     host.memory_changed_s = self.world.timeline.now_s
                 case "gateway":
                     host.gateway_answers = within(value, 0, 100) / 100
@@ -881,7 +980,7 @@ class Player:
                 case "libvirt":
                     host.libvirt_hangs = not _yes(value)
                 case "clock":
-                    host.wall_offset_s = number_of(value)
+                    host.wall_offset_s = within(value, -WALL_OFFSET_S_MAX, WALL_OFFSET_S_MAX)
                 case "metadata":
                     host.metadata = _one_of(value, {each.value: each for each in Metadata})
                 case "decisions":
@@ -928,11 +1027,23 @@ class Player:
                 case "daemons":
                     self.world.wish_daemons(host, _yes(value))
 
-    def _slot(self, step: Step, how: str, who: str = "host1") -> None:
+    @staticmethod
+    def _must_not_run_yet(what: str, hosts: list[Host]) -> None:
+        """NotNow where daemons run that have read their configuration already."""
+        for host in hosts:
+            if host.processes:
+                raise NotNow(
+                    f"the daemons of {host.name} run, and read {what!r} when they start: before "
+                    f"them, or between: set daemons off {host.name}"
+                )
+
+    def _slot(self, step: Step, how: str, who: str = "") -> None:
         board = self.world.board
         moods = ("garbled", "torn", "stale", "stray", "left", "newer", "gone")
         if how not in moods:
             raise Misfit(how, moods)
+        if bool(who) is (how in ("newer", "gone")):
+            raise WrongCount
         if how in ("newer", "gone"):
             number = 1 + max(self.world.hosts)
             if how == "newer":
@@ -984,6 +1095,7 @@ class Player:
     def _forged(self, host_id: int, words: tuple[str, ...]) -> ForgedSlot:
         if len(words) % 2:
             raise ValueError(f"{words[-1]!r} has no value")
+        must_be_once(words[::2])
         given = dict(zip(words[::2], words[1::2], strict=True))
         lines = {key: value for key, value in given.items() if key in FORGED_LINES}
         if unknown := given.keys() - lines.keys() - FORGED_FIELDS:
@@ -1013,6 +1125,7 @@ class Player:
         is_negative = condition[:1] == ("not",)
         if is_negative:
             condition = condition[1:]
+        _must_be_able_to_fail(condition, is_negative, how, seconds)
         holds = self._holds(condition, seconds)
 
         def is_over() -> bool:
@@ -1076,7 +1189,7 @@ class Player:
                 hosts = self._who(who)
                 return lambda: any(map(world.users_reach, hosts))
             case ("downtime", "below", number):
-                below_s = seconds_of(number)
+                below_s = vm_story.downtime_of(number)
                 return lambda: world.longest_downtime_s() < below_s
             case ("moves", number):
                 wanted = whole_within(number, 0)
@@ -1103,7 +1216,7 @@ class Player:
                 name, hosts = _one_of(state, states_of).value, self._who(who)
                 return lambda: all(world.state(host) == name for host in hosts)
             case ("score", "of", who, "is", number):
-                hosts, wanted = self._who(who), whole_of(number)
+                hosts, wanted = self._who(who), whole_within(number, 0)
                 return lambda: all(world.score_of(host) == wanted for host in hosts)
             case (who, "has", "a", "memory", "image"):
                 hosts = self._who(who)
@@ -1126,10 +1239,11 @@ class Player:
                     for host in hosts
                 )
             case (who, "lacks", penalty):
-                hosts = self._who(who)
-                return lambda: all(penalty in world.penalties_of(host) for host in hosts)
+                hosts, known = self._who(who), _one_of(penalty, {name: name for name in PENALTIES})
+                return lambda: all(known in world.penalties_of(host) for host in hosts)
             case (who, "finds", other, "elsewhere"):
                 hosts, others = self._who(who), self._who(other)
+                self._must_differ(who, other)
                 return lambda: all(
                     world.finds_elsewhere(host, its)
                     for host in hosts
@@ -1142,7 +1256,7 @@ class Player:
                 return lambda: all(
                     any(said in text for text in world.told_of(host, known)) for host in hosts
                 )
-            case (who, "says", *text):
+            case (who, "says", *text) if text:
                 hosts, said, before = self._who(who), " ".join(text), len(world.trace)
                 names = [host.name for host in hosts]
                 return lambda: any(

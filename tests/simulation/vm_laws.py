@@ -18,6 +18,9 @@ product's own word; `place` of the product is only asked where each VM *could* b
     placed          so long after the last fault (`bound_s`) each VM that has a place is healthy
     alone           where all hosts are well, a VM that could be started is begun within ALONE_S,
                     whatever becomes of the others
+    drained         what is healthy on a host in local maintenance is moved, one after the other: so
+                    long as it could go to a host on which nothing at all is wrong, and no move from
+                    there has failed, a move from there begins within DRAIN_S
     up              at any moment, whatever is wrong elsewhere: never for IDLE_S is a VM not healthy
                     and nothing done with it, while a host could start it, or runs it and could act,
                     all that time
@@ -67,6 +70,9 @@ IDLE_S = 2400.0
 AT_ONCE, START_S = 4, 1.0
 #: VMs that a drain moves at a time.
 DRAINED_AT_ONCE = 2
+#: From the moment at which a VM could leave a host in maintenance until a move from there begins:
+#: the samples, the claim and its answer, and a claim that has to end by itself before (30 s).
+DRAIN_S = 60.0
 #: A VM in the air counts on both hosts; what is started by hand is nobody's doing.
 _ACTS_TO_BRING = ("start",)
 
@@ -88,6 +94,8 @@ class VmLaws:
         self._idle_since_s: dict[int, float] = {}
         #: What each agent process is starting: by its host's number.
         self._starting: dict[int, tuple[object, set[int]]] = {}
+        #: Since when each host could be drained of a VM, and no move from there has begun.
+        self._drain_since_s: dict[int, float] = {}
         #: When each VM last had no place.
         self._short_s: dict[int, float] = {}
 
@@ -139,6 +147,7 @@ class VmLaws:
     def moves(self, source: Host, target: Host, vm: int) -> None:
         """An agent begins to migrate a VM, and nobody ordered it."""
         vms = self._world.vms
+        self._drain_since_s.pop(source.number, None)
         if not vms.several:
             return
         spec = vms.spec(vm)
@@ -306,6 +315,7 @@ class VmLaws:
     def look(self) -> None:
         """What is so now, and since when."""
         world, vms = self._world, self._world.vms
+        self._look_at_drains()
         if not vms.several:
             return
         for vm in vms.records:
@@ -317,6 +327,55 @@ class VmLaws:
         self._short_s.update(dict.fromkeys(plan.short, self._now_s))
         self._look_at_ready()
         self._look_at_idle(plan)
+
+    def _look_at_drains(self) -> None:
+        """Whether a VM stays on a host in maintenance although it could leave."""
+        for host in self._world.hosts.values():
+            vm = self._could_leave(host)
+            if vm is None:
+                self._drain_since_s.pop(host.number, None)
+                continue
+            idle_s = self._now_s - self._drain_since_s.setdefault(host.number, self._now_s)
+            if idle_s > DRAIN_S:
+                called = self._world.called(vm)
+                self._breach(
+                    "drained",
+                    f"{called} could leave {host.name}, which is in local maintenance, for "
+                    f"{idle_s:.0f} s, and nothing there is moved",
+                )
+
+    def _could_leave(self, host: Host) -> int | None:
+        """A VM that nothing keeps on a host in maintenance, if none is on its way from there."""
+        world, since_s = self._world, host.local_maintenance_since_s
+        if since_s is None or host.wrong_start_s > since_s or host.decides_earlier:
+            return None
+        is_kept = host.going_down_since_s is not None or host.move_failed or host.own_check_fails
+        is_alone = host.migrates_nothing or host.number in world.no_migration
+        if is_kept or is_alone or fitness.is_hindered(world) or world.cut_links:
+            return None
+        if world.guest_closed_to or any(map(self._is_moving, host.qemus)):
+            return None
+        if not fitness.could_act(world, host) or not host.is_way_open:
+            return None
+        return next((vm for vm in sorted(host.qemus) if self._has_a_target(host, vm)), None)
+
+    def _has_a_target(self, host: Host, vm: int) -> bool:
+        """Whether a healthy VM could be moved to a host on which nothing is wrong."""
+        world = self._world
+        if not host.is_healthy(vm) or not world.vms.wanted(vm):
+            return False
+        target = self.could_take(host, vm) if world.vms.several else world.could_take_the_vm(host)
+        return (
+            target is not None
+            and fitness.could_run(world, target)
+            and target.number not in world.no_migration
+            and target.metadata is Metadata.THIS
+            and not target.decides_earlier
+            and not target.registry
+            and not target.damaged_vms
+            and not target.keeps_orphans
+            and self._world.vms.troubled_for_s(target, vm) is None
+        )
 
     def is_short(self, vm: int) -> bool:
         """Whether at the last look no host had the room for it."""

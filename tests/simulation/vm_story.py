@@ -5,16 +5,21 @@ and the conditions on one VM."""
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
+from broker.registry.record import NAME, VmRecord
+from broker.registry.rules import contradictions
 from scoring.observation import OrderKind
 from scoring.vm_facts import Pause, VmStatus, Want
 from tests.simulation.grammar import (
     Misfit,
     NotNow,
     WrongCount,
-    number_of,
+    lasts_of,
     seconds_of,
     whole_of,
     whole_within,
@@ -64,8 +69,41 @@ def number_of_vm(world: World, name: str) -> int:
     return number
 
 
+def downtime_of(word: str) -> float:
+    """A time that a downtime may be below: one that is below 0 there is none."""
+    seconds = lasts_of(word)
+    if not seconds:
+        raise ValueError("no downtime is below 0 s")
+    return seconds
+
+
 def _flat(words: list[str]) -> list[str]:
-    return [each for word in words for each in word.split(",") if each]
+    """Names that stand apart, or with commas between them."""
+    names = [each for word in words for each in word.split(",")]
+    if not all(names):
+        raise ValueError(f"{' '.join(words)!r}: between two commas a name is missing")
+    return names
+
+
+def _check_name(name: str) -> None:
+    """ValueError where the product refuses that name."""
+    if not re.fullmatch(NAME, name) or name.isdecimal():
+        raise ValueError(
+            f"{name!r} is no name for a VM: letters, digits, dots, hyphens and underscores, up to"
+            " 63, not digits alone"
+        )
+
+
+def _check_record(world: World, name: str) -> None:
+    """ValueError where the product refuses what is wanted of that VM, alone or with the others."""
+    record = world.vms.records[number_of_vm(world, name)]
+    try:
+        msgspec.convert(msgspec.to_builtins(record), VmRecord)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"ha-agent vm refuses it: {error}") from None
+    names = {host.host_id: host.name for host in world.hosts.values()}
+    for sentence in contradictions(world.vms.specs, names):
+        raise ValueError(f"ha-agent vm refuses it: {sentence}")
 
 
 def _groups(words: tuple[str, ...]) -> list[tuple[str, list[str]]]:
@@ -87,11 +125,16 @@ def tell(
     """`vm NAME …`."""
     if name in reserved or world.named(name) is not None:
         raise ValueError(f"{name!r} means something else: call the VM otherwise")
+    _check_name(name)
     if not words and world.vms.named(name) is not None:
         raise WrongCount
     fields: dict[str, Any] = {}
     later: list[Callable[[int], None]] = []
-    for key, given in _groups(words):
+    groups = _groups(words)
+    keys = [key for key, _ in groups]
+    for key, given in groups:
+        if keys.count(key) > 1:
+            raise ValueError(f"{key!r} is said twice")
         takes_one, takes_none = key in VALUES and key not in PLACED, key in ALONE
         if (
             (takes_one and len(given) != 1)
@@ -130,11 +173,13 @@ def tell(
                 fields[key] = tuple(number_of_vm(world, each) for each in _flat(given))
             case "only" | "prefer":
                 hosts = [host for word in _flat(given) for host in who(word)]
-                fields[key] = tuple(host.host_id for host in hosts)
+                fields[key] = tuple(dict.fromkeys(host.host_id for host in hosts))
             case "failback" | "overcommit" | "removed":
                 fields[key] = True
     if fields or world.vms.named(name) is None:
         world.vms.change(name, **fields)
+        if "removed" not in fields:
+            _check_record(world, name)
     number = world.vms.named(name)
     for act in later:
         assert number is not None
@@ -187,6 +232,8 @@ def registry(world: World, who: Who, how: str, words: tuple[str, ...]) -> None:
     for host in who(words[0]):
         if how == "damaged" and vms:
             host.damaged_vms |= vms
+        elif how == "fine" and vms:
+            host.damaged_vms -= vms
         elif how == "fine":
             host.registry, host.damaged_vms = "", frozenset()
         else:
@@ -207,7 +254,10 @@ def migrate(world: World, who: Who, name: str, words: tuple[str, ...]) -> None:
     words = tuple(word for word in words if word != "to")
     if len(words) > 1:
         raise WrongCount
-    target = who(words[0])[0].host_id if words else None
+    targets = who(words[0]) if words else []
+    if len(targets) > 1 and words[0] != "others":
+        raise ValueError(f"{words[0]!r} are {len(targets)} hosts, one is needed here")
+    target = targets[0].host_id if targets else None
     owner = world.owner(vm)
     if owner is None:
         raise NotNow(f"{name} runs nowhere, so it cannot be migrated")
@@ -216,6 +266,8 @@ def migrate(world: World, who: Who, name: str, words: tuple[str, ...]) -> None:
 
 def kill(world: World, vm: int) -> None:
     """`kill qemu NAME`: its process dies, wherever it is."""
+    if not any(vm in host.qemus for host in world.hosts.values()):
+        raise NotNow(f"no process of {world.vms.name_of(vm)} is anywhere at this moment")
     for host in world.hosts.values():
         host.end_qemu("crashed", VmStatus.DOWN_UNEXPECTED, "its process died", vm=vm)
 
@@ -274,13 +326,13 @@ def condition(world: World, who: Who, words: tuple[str, ...]) -> Callable[[], bo
     """What `expect vm NAME …` and `expect short NAME N` ask."""
     match words:
         case ("short", name, number):
-            vm, wanted = number_of_vm(world, name), int(number_of(number))
+            vm, wanted = number_of_vm(world, name), whole_within(number, 1)
             return lambda: world.short_of(vm) == wanted
         case ("vm", name, "downtime", "below", number):
-            vm, below_s = number_of_vm(world, name), seconds_of(number)
+            vm, below_s = number_of_vm(world, name), downtime_of(number)
             return lambda: world.vms.longest_downtime_s(vm) < below_s
         case ("vm", name, "moves", number):
-            vm, wanted = number_of_vm(world, name), whole_of(number)
+            vm, wanted = number_of_vm(world, name), whole_within(number, 0)
             return lambda: world.vms.moves[vm] == wanted
         case ("vm", name, state, "on", at) if state in STATES:
             vm, hosts = number_of_vm(world, name), who(at)
