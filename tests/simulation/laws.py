@@ -5,7 +5,8 @@ product's own word.
     disks           a VM that is started boots the image that was written to last
     one-vm          at most one QEMU executes the guest, over all hosts
     leased          a QEMU that executes the guest holds its lease; of one that somebody started
-                    past the lock driver, and that never had it, its host says that it has none
+                    past the lock driver, and that never had it, its host says that it has none;
+                    and no agent starts a VM while a host that renews runs it under its lease
     fresh           what executes was booted, or goes on with the memory of what ran last: never
                     an older memory over newer disks
     freed-off       a host id is freed only when its host was off at the proof read, and
@@ -29,6 +30,11 @@ product's own word.
                     an agent
     restarted       but for one on a host whose administrator drains it by a stop and a start: only
                     after a migration from there has failed, and while another host can start it
+    first           of hosts on which nothing is wrong the engine is started by the best one; of
+                    equal ones by the one that ran it last, then by the lowest id. Another one lets
+                    them try first, for FIRST_S at least
+    left-alone      a VM that somebody paused, or libvirt for him, is not shut down or ended by an
+                    agent while no other host has run it since
     isolated        one that is healthy and that they do not reach is, only after they have not for
                     long, and only where they would reach it on another host
     planned         a host that shuts down stops its VM only where no other host can take it
@@ -62,7 +68,7 @@ from broker.wire.exchange import Report
 from scoring.decision import Code, FreeHostId
 from scoring.observation import OnHostShutdown, OrderKind
 from scoring.vm.state import StateName
-from scoring.vm_facts import ENGINE
+from scoring.vm_facts import ENGINE, PAUSED_ON_PURPOSE
 from tests.simulation import fitness
 from tests.simulation.fence_laws import FenceLaws
 from tests.simulation.lockspace import Membership
@@ -87,6 +93,8 @@ ORDERED_S = 15.0
 HEALTHY_FOR_S = 10.0
 #: What was reached for less may be a cable that was put in a moment ago: not everybody knows yet.
 REACHED_FOR_S = 5.0
+#: Equal hosts let the one before them try for two seconds (tie_follow).
+FIRST_S = 1.5
 #: A storage or a libvirt that has not answered for longer is known not to answer.
 UNANSWERED_S = 8.0
 #: Faults of a storage that is not read.
@@ -96,6 +104,8 @@ _WITHOUT_STORAGE = ("shut down", "power off", "migrate", "switch a host on")
 _WITH_LIBVIRT = ("start", "shut down", "power off", "migrate")
 #: The longest deadline of a call that a decision waits for, and the beats around it.
 LATE_S = 10.0
+#: For so long a host must have been well before it counts as one that can start the VM.
+FIT_BEFORE_S = 20.0
 #: How a path by which a third host hears begins (World.heard_since_s).
 THIRD_HOST = "network of "
 #: The path of a host's renewals there.
@@ -142,6 +152,10 @@ class Laws:
         #: The guests' memories that have run, and the one of each VM that ran last.
         self._memories: set[str] = set()
         self._memory: dict[int, str] = {}
+        #: Since when each agent is in EngineDown (or was, before it began a start), and when each
+        #: host last ran the engine.
+        self._down_since_s: dict[int, float] = {}
+        self._ran_s: dict[int, float] = {}
         #: When each agent last decided, in time that was not passed over.
         self._decided_s: dict[int, float] = {}
         self._beat: dict[int, int] = {}
@@ -170,6 +184,8 @@ class Laws:
         if len(running) > 1:
             self.breach("one-vm", f"{called} runs on " + " and ".join(h.name for h in running))
         for host in running:
+            if vm == ENGINE:
+                self._ran_s[host.number] = self._world.timeline.now_s
             qemu, newest = host.qemus[vm], self._world.newest_images(vm)
             if qemu.image not in newest:
                 ran = " or ".join(sorted(newest))
@@ -225,6 +241,11 @@ class Laws:
             if now_s - known_s > notice_s:
                 self.breach("local", f"{host.name} starts the VM in local maintenance")
         is_wanted = vm == ENGINE or world.vms.wanted(vm)
+        if name in ("shut down", "power off") and is_wanted:
+            self._left_alone(host, name, vm)
+        if name == "start":
+            self._is_free(host, vm)
+            self._comes_first(host, vm)
         if name in ("shut down", "power off") and host.is_healthy(vm) and is_wanted:
             well_s = now_s - max(host.qemus[vm].healthy_from_s, host.sick_until_s)
             if host.going_down_since_s is not None:
@@ -262,10 +283,65 @@ class Laws:
         if host.libvirt_hangs and silent_s > UNANSWERED_S and name in _WITH_LIBVIRT:
             self.breach("unanswered", f"{host.name} begins to {name}, libvirt is silent")
 
+    def _left_alone(self, host: Host, name: str, vm: int) -> None:
+        """An agent ends a VM that stands still."""
+        qemu = host.qemus.get(vm)
+        if qemu is None or qemu.running or not qemu.has_run or qemu.crashed:
+            return
+        # A VM whose host has lost the storage is ended, however it stands (`storage_lost`).
+        is_bad = host.storage.fault or host.storage.parts or host.decides_earlier
+        newest = self._memory.get(vm) == qemu.memory
+        if qemu.pause in PAUSED_ON_PURPOSE and newest and not is_bad:
+            called = self._world.called(vm)
+            self.breach("left-alone", f"{host.name}: {name} of {called}, paused for {qemu.pause}")
+
+    def _comes_first(self, host: Host, vm: int) -> None:
+        """An agent starts the engine: no host that comes before it could, and had no time to."""
+        world, now_s = self._world, self._world.timeline.now_s
+        waited_s = now_s - self._down_since_s.get(host.number, now_s)
+        if vm != ENGINE or waited_s >= FIRST_S or world.cut_links or fitness.is_hindered(world):
+            return
+        fit = [
+            each
+            for each in world.hosts.values()
+            if fitness.could_run(world, each)
+            and world.well_for_s(each) > FIT_BEFORE_S
+            and not each.decides_earlier
+            and not each.wants_earlier
+        ]
+        if host not in fit:
+            return
+
+        def rank(each: Host) -> tuple[float, float, int]:
+            ran_s = self._ran_s.get(each.number, float("-inf"))
+            return -(world.score_of(each) or 0), -ran_s, each.host_id
+
+        best = min(fit, key=rank)
+        if best is not host:
+            self.breach("first", f"{host.name} starts the VM, {best.name} comes before it")
+
+    def _is_free(self, host: Host, vm: int) -> None:
+        """An agent starts a VM: no host that renews may have run it under its lease for long."""
+        owner = self._runs_for_long(vm)
+        if owner is None or owner is host or not owner.qemus[vm].has_lease:
+            return
+        sees_it = all(
+            each.is_on_shared
+            and each.host_id == each.number
+            and not each.storage.of("leases")[0]
+            and not each.is_sanlock_stale
+            and not each.frozen
+            for each in (owner, host)
+        )
+        daemon = owner.sanlock
+        renews = daemon is not None and daemon.running and daemon.membership is Membership.IN
+        if sees_it and renews and not owner.sanlock_stopped:
+            called = self._world.called(vm)
+            self.breach("leased", f"{host.name} starts {called}, {owner.name} runs it")
+
     def moves(self, source: Host, target: Host, vm: int = ENGINE) -> None:
         """A host begins to hand a VM over to another one."""
-        if not self._is_ordered(source, "migrate", vm):
-            self.vms.moves(source, target, vm)
+        self.vms.moves(source, target, vm, is_ordered=self._is_ordered(source, "migrate", vm))
         since_s = target.local_maintenance_since_s
         if since_s is None or target.wrong_start_s > since_s:
             return
@@ -382,6 +458,10 @@ class Laws:
 
     def reported(self, host: Host, report: Report) -> None:
         """An agent tells its state."""
+        if report.state not in (StateName.ENGINE_DOWN.value, StateName.ENGINE_START.value):
+            self._down_since_s.pop(host.number, None)
+        else:
+            self._down_since_s.setdefault(host.number, self._world.timeline.now_s)
         states = {ENGINE: report.state, **{vm.number: vm.state for vm in report.vms}}
         self._up[host.number] = frozenset(vm for vm, state in states.items() if state in _UP)
         self._reasons[host.number] = {

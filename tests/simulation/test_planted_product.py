@@ -16,7 +16,19 @@ from agent.last_look import LastLook
 from scoring.decision import DropFenceLease
 from scoring.hosts import fencing, last_look, switch_on
 from scoring.hosts.turn import HostTurn
-from scoring.vm import better_place, drain, gates, health, machine, missing, move, plan, room, start
+from scoring.vm import (
+    better_place,
+    drain,
+    gates,
+    health,
+    machine,
+    missing,
+    move,
+    pause,
+    plan,
+    room,
+    start,
+)
 from scoring.vm import several as shared
 from scoring.vm import turn as vm_turn
 from scoring.vm.claims import Verdict
@@ -168,6 +180,11 @@ def the_fence_lease_is_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fencing, "forget", bent)
 
 
+def whose_the_lease_is_does_not_count(patch: pytest.MonkeyPatch) -> None:
+    for module in (machine, start):
+        patch.setattr(module, "lease_allows", lambda turn: True)
+
+
 def is_now(module: object, name: str, value: object) -> Bend:
     return lambda patch: patch.setattr(module, name, value)
 
@@ -190,6 +207,36 @@ expect not vm db running on host3 for 60
 """
 
 
+#: What no expectation of theirs would see: a law does.
+DRAIN = """# A host is drained; nobody asks whether.
+hosts 3 host-boot 10 guest-boot 5 chance drained
+vm db memory 4096 prefer host1
+expect vm db healthy within 100
+wait 30
+maintenance local on db
+wait 150
+expect vm db downtime below 2
+"""
+PAUSE = """# Somebody pauses the VM and resumes it later.
+hosts 2 chance pause
+expect engine healthy within 240
+wait 30
+guest paused user
+wait 400
+guest resumed
+expect engine healthy within 30
+"""
+DAEMONS_DEAD = """# The daemons of the VM's host are dead, the VM runs on.
+hosts 3 chance lease
+expect engine healthy within 240
+wait 30
+set daemons off owner
+wait 120
+expect downtime below 2
+"""
+TOLD_HERE = (NO_OTHER_ROOM, DRAIN, PAUSE, DAEMONS_DEAD)
+
+
 @pytest.mark.parametrize(
     ("bend", "story", "law"),
     [
@@ -205,7 +252,21 @@ expect not vm db running on host3 for 60
         (CLAIMS, "vms_room_is_claimed_by_two", "room"),
         (is_now(missing, "secure", lambda turn, target: True), "vms_claims_race", "claimed"),
         (is_now(missing, "_need_not_wait", lambda turn, v: True), "vms_after", ""),
-        (is_now(move, "_drained_for", lambda turn: ""), "vms_drain", ""),
+        (is_now(move, "_drained_for", lambda turn: ""), DRAIN, "drained"),
+        (is_now(pause, "is_paused_on_purpose", lambda turn: False), PAUSE, "left-alone"),
+        (
+            is_now(health, "is_over", lambda turn: ""),
+            "sick_vm_recovers_during_the_stop",
+            "healthy",
+        ),
+        (is_now(machine, "first_in_line", lambda turn: True), "equal_hosts", "first"),
+        (whose_the_lease_is_does_not_count, DAEMONS_DEAD, "leased"),
+        (
+            is_now(move, "_has_no_place", lambda turn, peer: ""),
+            "vms_order_to_where_it_must_not_run",
+            "rules",
+        ),
+        (is_now(shared.Several, "between_hosts", lambda self, but: []), "vms_drain_restart", ""),
         (is_now(missing, "STARTS_AT_ONCE", 99), "vms_many_starts_on_one_host", "at-once"),
         (is_now(move, "DRAINED_AT_ONCE", 99), "vms_drain", "at-once"),
         (switched_on(orders=True), "power_cut", "switched-on"),
@@ -228,6 +289,7 @@ def test_a_breach_of_the_product_is_seen(
     assert broken == law, caught.value
 
 
-def test_the_story_of_the_last_room_holds() -> None:
+@pytest.mark.parametrize("story", TOLD_HERE)
+def test_a_story_that_is_told_here_holds(story: str) -> None:
     """What is not a file of its own is told as it is, too."""
-    Player(parse("x.txt", NO_OTHER_ROOM)).play()
+    Player(parse("x.txt", story)).play()

@@ -12,6 +12,7 @@ product's own word; `place` of the product is only asked where each VM *could* b
     rules           nor does it break `only`, `apart` or `together`; and nothing is started that is
                     wanted down
     claimed         who starts a VM, or moves one, has said so in its slot before
+                    (a move that an operator orders passes these three, too)
     still           a VM that was moved, and is well, is not moved again by itself within STILL_S;
                     where nothing is wrong none is moved but to where a rule is kept that was
                     broken, or home (`failback`), or where memory is used more evenly (`balance`)
@@ -144,8 +145,8 @@ class VmLaws:
         """Such a start has ended, well or not."""
         self._starting.get(host.number, (None, set[int]()))[1].discard(vm)
 
-    def moves(self, source: Host, target: Host, vm: int) -> None:
-        """An agent begins to migrate a VM, and nobody ordered it."""
+    def moves(self, source: Host, target: Host, vm: int, is_ordered: bool) -> None:
+        """An agent begins to migrate a VM. An order passes the checks of where it may go to."""
         vms = self._world.vms
         self._drain_since_s.pop(source.number, None)
         if not vms.several:
@@ -155,6 +156,8 @@ class VmLaws:
             self._fits(target, spec)
             self._keeps_rules(source, target, spec)
             self._is_claimed(source, target, spec)
+        if is_ordered:
+            return
         self._stays(source, vm)
         self._is_better(source, target, vm)
         if source.local_maintenance_since_s is not None and source.going_down_since_s is None:
