@@ -392,7 +392,7 @@ def test_what_is_configured_may_be_set_while_the_daemons_are_off() -> None:
 
 
 def test_the_penalties_are_those_of_the_documents() -> None:
-    """But for the two that a host's broker adds by itself: no agent reports them."""
+    """Two are left out, which a host's broker adds by itself: no agent reports them."""
     status = (README.parents[2] / "docs" / "status.md").read_text()
     table = status.partition("## `penalties`")[2].partition("## `reasons`")[0]
     named = set(re.findall(r"^\| `([a-z-]+)` \| (?!string|integer)", table, re.MULTILINE))
