@@ -275,8 +275,11 @@ PENALTIES = (
 CONFIGURED = ("id", "key", "fence", "base-score", "on-host-shutdown")
 #: The longest io_timeout that a configuration may have, in seconds.
 IO_TIMEOUT_S_MAX = 60
-#: How far a wall clock may be wrong: ten years.
-WALL_OFFSET_S_MAX = 315_576_000.0
+#: How far a wall clock may be wrong: a century.
+WALL_OFFSET_S_MAX = 3_155_760_000.0
+#: Lines that may start daemons anew: by their verb, or by what they set.
+_RESTARTS = ("kill", "power", "host", "watchdog")
+_SETS_ANEW = (("daemons",), ("agent",))
 
 #: Who does not get through to the guest.
 _CLOSED_TO = {"unreachable": "users", "hidden": "hosts", "reachable": ""}
@@ -535,6 +538,8 @@ class Player:
     def _kill(self, step: Step, what: str, *words: str) -> None:
         vm = self._vm_of(words[0]) if len(words) == 1 else None
         if what == "qemu" and vm is not None:
+            if not any(vm in host.qemus for host in self.world.hosts.values()):
+                self._comes_to_nothing(f"no process of {words[0]} is anywhere at this moment")
             vm_story.kill(self.world, vm)
             return
         (who,), times = apart(words)
@@ -563,7 +568,14 @@ class Player:
             "libvirtd": lambda host: host.power,
         }[what]
         if not any(map(there, hosts)):
-            raise NotNow(f"no {what} is on {', '.join(host.name for host in hosts)} at this moment")
+            names = ", ".join(host.name for host in hosts)
+            self._comes_to_nothing(f"no {what} is on {names} at this moment")
+
+    def _comes_to_nothing(self, why: str) -> None:
+        """NotNow, for a line that would do nothing; a sweep goes over all moments, so it may."""
+        if not self.label:
+            raise NotNow(why)
+        self.world.tell("scenario", why)
 
     def _stop(self, step: Step, what: str, *words: str) -> None:
         if self._vm_of(what) is not None and not words:
@@ -601,7 +613,7 @@ class Player:
         hosts = self._who(who)
         if how == "destroy" and not any(vm in host.qemus for host in hosts):
             names = ", ".join(host.name for host in hosts)
-            raise NotNow(f"no process of {self.world.called(vm)} is on {names} at this moment")
+            self._comes_to_nothing(f"no process of {self.world.called(vm)} is on {names} now")
         for host in hosts:
             if how == "start":
                 self.world.start_by_hand(host, locked=not lease, vm=vm)
@@ -956,7 +968,7 @@ class Player:
         if what not in SETTINGS:
             raise Misfit(what, SETTINGS)
         if what in CONFIGURED:
-            self._must_not_run_yet(what, self._who(who))
+            self._must_be_read(step, what, self._who(who))
         for host in self._who(who):
             match what:
                 case "load":
@@ -1027,14 +1039,17 @@ class Player:
                 case "daemons":
                     self.world.wish_daemons(host, _yes(value))
 
-    @staticmethod
-    def _must_not_run_yet(what: str, hosts: list[Host]) -> None:
-        """NotNow where daemons run that have read their configuration already."""
+    def _must_be_read(self, step: Step, what: str, hosts: list[Host]) -> None:
+        """NotNow where daemons run that have read their configuration, and no line behind this one
+        may start them anew."""
+        behind = self.scenario.steps[1 + self.scenario.steps.index(step) :]
+        if any(each.verb in _RESTARTS or each.words[:1] in _SETS_ANEW for each in behind):
+            return
         for host in hosts:
             if host.processes:
                 raise NotNow(
-                    f"the daemons of {host.name} run, and read {what!r} when they start: before "
-                    f"them, or between: set daemons off {host.name}"
+                    f"the daemons of {host.name} run, and read {what!r} when they start: say it "
+                    f"before them, or have them start anew: kill broker {host.name}"
                 )
 
     def _slot(self, step: Step, how: str, who: str = "") -> None:

@@ -377,7 +377,7 @@ def test_an_option_of_the_cluster_is_said_once_and_others_are_others() -> None:
         ("kill qemu others", "no qemu is on .* at this moment"),
         ("kill qemu db", "no process of db is anywhere at this moment"),
         ("set agent dead host1\nkill agent host1", "no agent is on host1 at this moment"),
-        ("virsh destroy others", "no process of the VM is on .* at this moment"),
+        ("virsh destroy others", "no process of the VM is on .* now"),
     ],
 )
 def test_what_would_do_nothing_at_its_moment_is_told_then(line: str, complaint: str) -> None:
@@ -387,8 +387,17 @@ def test_what_would_do_nothing_at_its_moment_is_told_then(line: str, complaint: 
         told(body)
 
 
-def test_what_is_configured_may_be_set_while_the_daemons_are_off() -> None:
-    told(f"{UP}set daemons off host1\nset key other host1\nset daemons on host1\nwait 5\n")
+@pytest.mark.parametrize(
+    "story", ["set daemons off host1\n{}\nset daemons on host1", "{}\nkill broker host1"]
+)
+def test_what_is_configured_may_be_set_where_the_daemons_start_anew(story: str) -> None:
+    told(f"{UP}{story.format('set key other host1')}\nwait 5\n")
+
+
+def test_a_sweep_may_come_to_moments_at_which_a_line_does_nothing() -> None:
+    """The VM is gone since a moment."""
+    sweep = f"for t in 0..0.1 step 0.1\n{UP}kill qemu all\nwait t\nkill qemu all\n"
+    assert said(told(sweep), "no qemu is on host1, host2, host3 at this moment")
 
 
 def test_the_penalties_are_those_of_the_documents() -> None:
