@@ -104,6 +104,8 @@ _WITHOUT_STORAGE = ("shut down", "power off", "migrate", "switch a host on")
 _WITH_LIBVIRT = ("start", "shut down", "power off", "migrate")
 #: The longest deadline of a call that a decision waits for, and the beats around it.
 LATE_S = 10.0
+#: Until the source has read what memory a host has free: a sample may be as old as ten seconds.
+ROOM_KNOWN_S = 30.0
 #: For so long a host must have been well before it counts as one that can start the VM.
 FIT_BEFORE_S = 20.0
 #: How a path by which a third host hears begins (World.heard_since_s).
@@ -283,6 +285,15 @@ class Laws:
         if host.libvirt_hangs and silent_s > UNANSWERED_S and name in _WITH_LIBVIRT:
             self.breach("unanswered", f"{host.name} begins to {name}, libvirt is silent")
 
+    def _has_no_room(self, target: Host) -> None:
+        """The engine is moved to a host that has less memory free than it needs."""
+        now_s = self._world.timeline.now_s
+        changed_s = max(target.memory_changed_s, target.by_hand_s, target.storage_bad_until_s)
+        if now_s - changed_s > ROOM_KNOWN_S:
+            self.breach(
+                "room", f"the VM is moved to {target.name}: {target.memory_mb:.0f} MiB free"
+            )
+
     def _left_alone(self, host: Host, name: str, vm: int) -> None:
         """An agent ends a VM that stands still."""
         qemu = host.qemus.get(vm)
@@ -341,7 +352,10 @@ class Laws:
 
     def moves(self, source: Host, target: Host, vm: int = ENGINE) -> None:
         """A host begins to hand a VM over to another one."""
-        self.vms.moves(source, target, vm, is_ordered=self._is_ordered(source, "migrate", vm))
+        is_ordered = self._is_ordered(source, "migrate", vm)
+        self.vms.moves(source, target, vm, is_ordered)
+        if vm == ENGINE and not is_ordered and target.memory_mb < self._world.vm_memory_mb:
+            self._has_no_room(target)
         since_s = target.local_maintenance_since_s
         if since_s is None or target.wrong_start_s > since_s:
             return

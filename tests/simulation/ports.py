@@ -947,6 +947,8 @@ class SimHypervisor:
             ended = await self._start(what_ran, registry)
         finally:
             laws.start_ends(self._host, self._vm)
+        if ended.result is StartResult.FAILED:
+            laws.start_failed(self._host, self._vm)
         if ended.result is not StartResult.STARTED:
             self._world.vms.trouble_s[self._host.number, self._vm] = self._host.timeline.now_s
         return ended

@@ -28,6 +28,7 @@ from scoring.vm import (
     plan,
     room,
     start,
+    targets,
 )
 from scoring.vm import several as shared
 from scoring.vm import turn as vm_turn
@@ -185,6 +186,11 @@ def whose_the_lease_is_does_not_count(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "lease_allows", lambda turn: True)
 
 
+def no_pause_after_a_failed_start(patch: pytest.MonkeyPatch) -> None:
+    for module in (shared, missing):
+        patch.setattr(module, "barred_until_s", lambda state, *times_s: None)
+
+
 def is_now(module: object, name: str, value: object) -> Bend:
     return lambda patch: patch.setattr(module, name, value)
 
@@ -234,7 +240,42 @@ set daemons off owner
 wait 120
 expect downtime below 2
 """
-TOLD_HERE = (NO_OTHER_ROOM, DRAIN, PAUSE, DAEMONS_DEAD)
+CANNOT_START = """# A VM cannot be started on the only host that it may run on, and can later.
+hosts 2 host-boot 10 guest-boot 5 chance hasty
+expect engine healthy within 240
+vm db memory 2048 only host1
+vm db starts no host1
+wait 60
+vm db starts yes host1
+expect vm db healthy within 200
+"""
+HOME = """# Two VMs go home, one after the other.
+hosts 3 host-boot 10 guest-boot 5 chance home
+set base-score 4400 host3
+expect engine healthy on host3 within 250
+vm one memory 2048 prefer host1 failback
+vm two memory 2048 prefer host1 failback
+expect vm one healthy on host1 within 100
+expect vm two healthy on host1 within 60
+set migration-takes 30 all
+power off host1
+expect vm one healthy within 60
+expect vm two healthy within 60
+power on host1
+expect vm one healthy on host1 within 900
+expect vm two healthy on host1 within 900
+"""
+NO_MEMORY = """# The other host is better, and has no memory for the engine.
+hosts 2 power off chance room
+set base-score 5000 host2
+set memory 100 host2
+power on host1
+expect engine healthy within 250
+power on host2
+wait 300
+expect downtime below 1
+"""
+TOLD_HERE = (NO_OTHER_ROOM, DRAIN, PAUSE, DAEMONS_DEAD, CANNOT_START, HOME, NO_MEMORY)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +308,9 @@ TOLD_HERE = (NO_OTHER_ROOM, DRAIN, PAUSE, DAEMONS_DEAD)
             "rules",
         ),
         (is_now(shared.Several, "between_hosts", lambda self, but: []), "vms_drain_restart", ""),
+        (no_pause_after_a_failed_start, CANNOT_START, "hasty"),
+        (is_now(better_place, "_others_come_first", lambda turn: False), HOME, "still"),
+        (is_now(targets, "is_short_of_memory", lambda turn, peer: False), NO_MEMORY, "room"),
         (is_now(missing, "STARTS_AT_ONCE", 99), "vms_many_starts_on_one_host", "at-once"),
         (is_now(move, "DRAINED_AT_ONCE", 99), "vms_drain", "at-once"),
         (switched_on(orders=True), "power_cut", "switched-on"),

@@ -313,7 +313,7 @@ def test_a_story_without_a_mistake_is_not_refused(path: Path) -> None:
         ("vm web memory 1e9", "ha-agent vm refuses it: .*memory_mb"),
         ("vm web bad-health 0", "ha-agent vm refuses it: .*bad_health_s"),
         ("vm web memory 512 memory 1024", "'memory' is said twice"),
-        ("vm web only host1 prefer host2", "web prefers host2, and may run on host1 only"),
+        ("vm web together db apart db", "web are to be together and apart"),
         ("vm db after db", "db cannot be after itself"),
         ("vm web after db,,db", "between two commas a name is missing"),
         ("power off host1,,host2", "no host ''; there are: host1, host2"),

@@ -9,13 +9,17 @@ product's own word; `place` of the product is only asked where each VM *could* b
     at-once         of the VMs beside the engine an agent starts AT_ONCE at a time at most: each may
                     keep a thread of sanlock, and the fence lease needs one; and a host that is
                     drained moves DRAINED_AT_ONCE at a time
+    hasty           where a start has failed, the same agent does not begin the next one of that VM
+                    within HASTY_S
     rules           nor does it break `only`, `apart` or `together`; and nothing is started that is
                     wanted down
     claimed         who starts a VM, or moves one, has said so in its slot before
                     (a move that an operator orders passes these three, too)
     still           a VM that was moved, and is well, is not moved again by itself within STILL_S;
                     where nothing is wrong none is moved but to where a rule is kept that was
-                    broken, or home (`failback`), or where memory is used more evenly (`balance`)
+                    broken, or home (`failback`), or where memory is used more evenly (`balance`);
+                    and one after the other: none begins while another one is under way for such a
+                    reason
     placed          so long after the last fault (`bound_s`) each VM that has a place is healthy
     alone           where all hosts are well, a VM that could be started is begun within ALONE_S,
                     whatever becomes of the others
@@ -69,6 +73,10 @@ ROOM_KEPT_S = 45.0
 IDLE_S = 2400.0
 #: VMs that a host starts at a time, and the time of a start.
 AT_ONCE, START_S = 4, 1.0
+#: A host pauses for 10 s after a failed start, by its own clock, which may be a little fast.
+HASTY_S = 9.0
+#: For so long a move is under way before all hosts must have read of it.
+MOVE_KNOWN_S = 4.0
 #: VMs that a drain moves at a time.
 DRAINED_AT_ONCE = 2
 #: From the moment at which a VM could leave a host in maintenance until a move from there begins:
@@ -97,6 +105,10 @@ class VmLaws:
         self._starting: dict[int, tuple[object, set[int]]] = {}
         #: Since when each host could be drained of a VM, and no move from there has begun.
         self._drain_since_s: dict[int, float] = {}
+        #: When a start last failed, and of which agent: by host and VM.
+        self._failed_s: dict[tuple[int, int], tuple[object, float]] = {}
+        #: The VMs that are moved for a better place.
+        self._for_better: set[int] = set()
         #: When each VM last had no place.
         self._short_s: dict[int, float] = {}
 
@@ -123,6 +135,12 @@ class VmLaws:
         spec = vms.spec(vm)
         if spec is None:
             return
+        agent, failed_s = self._failed_s.get((host.number, vm), (None, 0.0))
+        if agent is not None and agent is host.processes.get("agent"):
+            since_s = self._now_s - failed_s
+            if since_s < HASTY_S and vm != ENGINE and host.clock_jumped_s < failed_s:
+                text = f"{host.name} starts {spec.name} {since_s:.1f} s after a start failed"
+                self._breach("hasty", text)
         knows = self._now_s - vms.changed_s > NOTICE_S
         if spec.want is Want.DOWN and knows:
             self._breach("rules", f"{host.name} starts {spec.name}, which is wanted down")
@@ -140,6 +158,10 @@ class VmLaws:
         self._starting[host.number] = agent, starting
         if len(starting) > AT_ONCE:
             self._breach("at-once", f"{host.name} starts {len(starting)} VMs at a time")
+
+    def start_failed(self, host: Host, vm: int) -> None:
+        """An agent's start of a VM has failed: not for its lease, nor for the lock of its image."""
+        self._failed_s[host.number, vm] = host.processes.get("agent"), self._now_s
 
     def start_ends(self, host: Host, vm: int) -> None:
         """Such a start has ended, well or not."""
@@ -160,6 +182,7 @@ class VmLaws:
             return
         self._stays(source, vm)
         self._is_better(source, target, vm)
+        self._moves_alone(source, vm)
         if source.local_maintenance_since_s is not None and source.going_down_since_s is None:
             moving = {n for n in source.qemus if n == vm or self._is_moving(n)}
             if len(moving) > DRAINED_AT_ONCE:
@@ -181,6 +204,29 @@ class VmLaws:
             self._breach(
                 "still", f"{source.name} moves {spec.name} to {target.name} though nothing is wrong"
             )
+
+    def _moves_alone(self, source: Host, vm: int) -> None:
+        """Whether no other VM is under way for a better place, where this one moves for one."""
+        if vm == ENGINE or self._must_leave_at_once(source, vm):
+            return
+        under_way = set(filter(self._is_moving, self._for_better))
+        for number in under_way - {vm}:
+            qemus = [h.qemus[number] for h in self._world.hosts.values() if number in h.qemus]
+            since_s = max(qemu.leaving_since_s for qemu in qemus)
+            if number in source.qemus or self._now_s - since_s > MOVE_KNOWN_S:
+                name = self._world.vms.name_of
+                self._breach("still", f"{source.name} moves {name(vm)} while {name(number)} moves")
+        self._for_better = under_way | {vm}
+
+    def _must_leave_at_once(self, source: Host, vm: int) -> bool:
+        """Whether a VM does not wait for the moves of others: its host is drained or cut off."""
+        return (
+            source.local_maintenance_since_s is not None
+            or source.going_down_since_s is not None
+            or not source.is_way_open
+            or not source.uplink_up
+            or any(source.is_unkillable(n) for n in source.qemus)
+        )
 
     def _is_even(self, source: Host, target: Host, spec: VmSpec) -> bool:
         """Whether hosts are to be balanced, and the target has more free with it than the source

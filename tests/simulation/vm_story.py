@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -102,7 +103,9 @@ def _check_record(world: World, name: str) -> None:
     except msgspec.ValidationError as error:
         raise ValueError(f"ha-agent vm refuses it: {error}") from None
     names = {host.host_id: host.name for host in world.hosts.values()}
-    for sentence in contradictions(world.vms.specs, names):
+    # A preference may be what a line before this one has said; the plan passes it over.
+    specs = [replace(spec, prefer=()) for spec in world.vms.specs]
+    for sentence in contradictions(specs, names):
         raise ValueError(f"ha-agent vm refuses it: {sentence}")
 
 
