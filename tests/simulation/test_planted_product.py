@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.last_look import LastLook
+from broker.status import vms as status_vms
 from scoring.decision import DropFenceLease
 from scoring.hosts import fencing, last_look, switch_on
 from scoring.hosts.turn import HostTurn
@@ -191,6 +192,16 @@ def no_pause_after_a_failed_start(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "barred_until_s", lambda state, *times_s: None)
 
 
+def together_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    able = Placing._allowed
+
+    def bent(self: Placing, v: VmSpec, *, pausing: bool) -> list[Host]:
+        self.together = {}
+        return able(self, v, pausing=pausing)
+
+    patch.setattr(plan.Placing, "_allowed", bent)
+
+
 def is_now(module: object, name: str, value: object) -> Bend:
     return lambda patch: patch.setattr(module, name, value)
 
@@ -309,6 +320,24 @@ TOLD_HERE = (NO_OTHER_ROOM, DRAIN, PAUSE, DAEMONS_DEAD, CANNOT_START, HOME, NO_M
         ),
         (is_now(shared.Several, "between_hosts", lambda self, but: []), "vms_drain_restart", ""),
         (no_pause_after_a_failed_start, CANNOT_START, "hasty"),
+        (together_is_ignored, "vms_together_against_its_preference", ""),
+        (
+            is_now(better_place, "_broken_rule", lambda turn, v: ""),
+            "vms_apart_wanted_later",
+            "",
+        ),
+        (
+            is_now(machine, "_gone", lambda turn: StateName.ENGINE_UNEXPECTEDLY_DOWN),
+            "guest_powers_off_and_is_waited_for",
+            "",
+        ),
+        (is_now(VmTurn, "starting_s", property(lambda turn: 600.0)), "vms_own_starting_time", ""),
+        (
+            is_now(VmTurn, "bad_health_s", property(lambda turn: 0.0)),
+            "sick_vm_recovers_in_its_time",
+            "",
+        ),
+        (is_now(status_vms, "without_place", lambda *given: {}), "vms_n_plus_1", ""),
         (is_now(better_place, "_others_come_first", lambda turn: False), HOME, "still"),
         (is_now(targets, "is_short_of_memory", lambda turn, peer: False), NO_MEMORY, "room"),
         (is_now(missing, "STARTS_AT_ONCE", 99), "vms_many_starts_on_one_host", "at-once"),
