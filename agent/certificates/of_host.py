@@ -153,6 +153,28 @@ class HostCertificate:
             lambda: self.make(may_found=not of_join),
         )
 
+    def undo_step(self) -> Step:
+        """The step of `leave --undo`: libvirt has no certificate of the cluster any more, and does
+        not listen with it. What lies beside the configuration stays: `join` uses it again."""
+        root = Path(self.config.libvirt.pki_dir)
+        ours = [each.path for each in self.places if each.path.is_relative_to(root)]
+
+        def look() -> str | None:
+            if self.foreign() or not any(path.exists() for path in ours):
+                return f"{root}: nothing of ours"
+            return None
+
+        def act() -> str:
+            closed = _stop_listening() if self.config.libvirt.pki_dir == USUAL_PKI else ""
+            for path in ours:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise _file_error(path, error) from None
+            return f"those below {root} are removed{closed}"
+
+        return Step("certificates", look, f"removing the cluster's below {root}", act)
+
 
 def _no_authority(path: Path) -> str:
     return (
@@ -193,14 +215,24 @@ def _listening_step() -> Step:
             commands.insert(0, ("stop", f"{server}.service"))
             commands += [("start", f"{server}.service")] if running else []
         for command in commands:
-            done = _systemctl(*command)
-            if done.returncode != 0:
-                raise CommandError(
-                    ExitCode.FAILED, f"systemctl {' '.join(command)}: {done.stderr.strip()}"
-                )
+            _must_systemctl(*command)
         return f"{server}-tls.socket listens at tcp 16514, also after a boot"
 
     return Step("libvirt-tls", look, "having libvirt listen for TLS", act)
+
+
+def _stop_listening() -> str:
+    """Have libvirt listen for TLS no more; says so. No VM notices. CommandError."""
+    server = _server()
+    if not server:
+        return "; have libvirt listen for TLS no more (listen_tls)"
+    # A daemon that runs keeps the socket that it was given.
+    for command in (
+        ("disable", "--now", f"{server}-tls.socket"),
+        ("try-restart", f"{server}.service"),
+    ):
+        _must_systemctl(*command)
+    return f"; {server}-tls.socket is disabled"
 
 
 def _server() -> str:
@@ -230,6 +262,12 @@ def reload_broker(config: Config) -> None:
     """Have our own server read it anew, where it runs."""
     if config.api.tls_listen and Path("/run/systemd/system").is_dir():
         _systemctl("try-reload-or-restart", "ha-broker.service")
+
+
+def _must_systemctl(*words: str) -> None:
+    done = _systemctl(*words)
+    if done.returncode != 0:
+        raise CommandError(ExitCode.FAILED, f"systemctl {' '.join(words)}: {done.stderr.strip()}")
 
 
 def _systemctl(*words: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ import sanlock
 
 from agent.setup.answers import Asker
 from agent.setup.membership import leave_lockspace, own_id
-from agent.setup.undo import guests_with_a_lease, undo_steps
+from agent.setup.undo import undo_steps, vms_with_a_lease
 from agent.storage.identity import identity_step
 from agent.storage.made import sanlock_errors
 from agent.storage.watched import read_leases, read_slots, storage_error
@@ -50,15 +50,16 @@ def run(arguments: argparse.Namespace, as_json: bool) -> int:
         steps.append(_slot_step(config))
     steps.append(_lockspace_step(config))
     if arguments.undo:
-        steps += undo_steps(config)
+        steps += undo_steps(config, Path(arguments.config).parent)
         if not arguments.dry_run:
             asker = Asker(arguments.yes, as_json)
             asker.confirm("Leave, and take back what was written for libvirt, sanlock and udev?")
     run_steps(steps, arguments.dry_run, as_json)
     if not as_json and not arguments.dry_run and not only:
+        kept = "" if arguments.undo else " libvirt's definition of the VM,"
         say(
-            f"left as they are: {arguments.config} and the files beside it, libvirt's definition"
-            " of the VM, the volumes. ha-agent join brings this host back"
+            f"left as they are: {arguments.config} and the files beside it,{kept} the volumes."
+            " ha-agent join brings this host back"
         )
         if not arguments.undo:
             say("and lines for libvirt, sanlock and udev: ha-agent leave --undo takes them out")
@@ -89,7 +90,7 @@ def vm_is_not_here(config: Config) -> str:
             f"{config.vm.name} runs here; move it away first: ha-agent maintenance local"
             " (then wait until ha-agent --status says LocalMaintenance)",
         )
-    others = guests_with_a_lease(config.libvirt.uri, config.storage.lockspace)
+    others = vms_with_a_lease(config.libvirt.uri, config.storage.lockspace)
     if others:
         raise CommandError(
             ExitCode.REFUSED,

@@ -82,7 +82,7 @@ def gives_way(connection: libvirt.virConnect, name: str, xml: str) -> bool:
             is_ours = its_uuid == uuid or _had_its_lease(domain, wanted)
             if is_wanted or domain.isActive() or not is_ours:
                 continue
-            _undefine(domain)
+            undefine(domain)
         except (libvirt.libvirtError, BadDomain):
             continue
         log.warning("libvirt's domain %s (%s) of earlier days is undefined", its_name, its_uuid)
@@ -101,7 +101,7 @@ def _had_its_lease(domain: libvirt.virDomain, wanted: Element) -> bool:
     )
 
 
-def _undefine(domain: libvirt.virDomain) -> None:
+def undefine(domain: libvirt.virDomain) -> None:
     """Undefine it, and keep its files; libvirtError."""
     keeps_nvram = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
     keeps_tpm = getattr(libvirt, "VIR_DOMAIN_UNDEFINE_KEEP_TPM", 0)

@@ -46,8 +46,13 @@ def commands_by_ansible() -> list[Command]:
     return _commands_in(_section("By Ansible"))
 
 
-def _section(title: str) -> str:
-    found = re.search(rf"^## {title}\n(.*?)^## ", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+def commands_of(page: str, title: str) -> list[Command]:
+    """The commands of a section of another page."""
+    return _commands_in(_section(title, CHECKOUT / "docs" / page))
+
+
+def _section(title: str, page: Path = PAGE) -> str:
+    found = re.search(rf"^## {title}\n(.*?)^## ", page.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None, title
     return found[1]
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What docs/quickstart.md starts from: two clean machines with systemd on one switch, shared
-storage, a VM that libvirt of the first one knows, and a BMC for each. And how a person types there.
-"""
+"""What docs/quickstart.md starts from: clean machines with systemd on one switch, shared storage, a
+VM that libvirt of the first one knows, and a BMC for each. And how a person types there."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ HARDWARE = 'KERNEL=="{kernel}", SYMLINK+="mapper/{name}"\n'
 
 @dataclass(slots=True)
 class Site:
-    """Two machines, and what was typed and printed there. `devices`: the numbers of the block
+    """The machines, and what was typed and printed there. `devices`: the numbers of the block
     devices that both see, by their names."""
 
     machines: list[Machine]
@@ -67,9 +66,13 @@ def with_addresses(text: str) -> str:
 
 @contextlib.contextmanager
 def site(
-    release: str, directory: Path, more: tuple[str, ...] = (), devices: bool = False
+    release: str,
+    directory: Path,
+    more: tuple[str, ...] = (),
+    devices: bool = False,
+    count: int = 2,
 ) -> Iterator[Site]:
-    """Two machines of a release, with what the package depends on and `more` installed. `devices`:
+    """Machines of a release, with what the package depends on and `more` installed. `devices`:
     with two block devices as well, and udev."""
     real = directory / "storage"
     real.mkdir(mode=0o755)
@@ -86,7 +89,7 @@ def site(
             path, descriptor = attach(image, 512)
             ends.callback(os.close, descriptor)
             found.devices[name] = os.minor(os.stat(path).st_rdev)
-        for number in (1, 2):
+        for number in range(1, count + 1):
             shared = directory / f"mount{number}"
             shared.mkdir()
             mount: list[str | Path] = ["bindfs", "-o", "allow_other", real, shared]
@@ -101,7 +104,7 @@ def site(
             wire.plug(machine)
             inside(machine.first, "ip", "route", "add", "default", "via", GATEWAY)
             plug_in(machine, found.devices)
-            configure_host(machine, 2)
+            configure_host(machine, count)
         for machine in found.machines:
             address = f"10.77.0.10{machine.host}"
             wire.ip("addr", "add", f"{address}/24", "dev", "switch")

@@ -191,6 +191,15 @@ def test_all_files_are_there_with_their_modes_and_a_second_time_nothing_changes(
     step.act()
     assert (tmp_path / AUTHORITY_FILE).read_bytes() == before[tmp_path / AUTHORITY_FILE]
 
+    # libvirt keeps none of them after `leave --undo`: a host that had left went on letting the
+    # members in.
+    undo = host.undo_step()
+    assert undo.look() is None
+    assert undo.act() == f"those below {tmp_path}/pki are removed"
+    left = {str(path.relative_to(tmp_path)) for path in before if path.exists()}
+    assert left == {"ha-agent.toml", AUTHORITY_FILE, "host.pem", "host.key"}
+    assert undo.look() == f"{tmp_path}/pki: nothing of ours"
+
 
 def test_a_site_s_authority_is_left_alone(tmp_path: Path) -> None:
     host = of(tmp_path)
@@ -201,6 +210,7 @@ def test_a_site_s_authority_is_left_alone(tmp_path: Path) -> None:
         host.step(of_join=False).look()
     with pytest.raises(CommandError, match="move it away and join again"):
         host.step(of_join=True).look()
+    assert host.undo_step().look() == f"{tmp_path}/pki: nothing of ours"
     done = commands.run("ha-agent", "--config", str(tmp_path / "ha-agent.toml"), *RENEW)
     assert done.returncode == 0 and "nothing is renewed" in done.stdout
     assert theirs.read_text() == "a site's"

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import libvirt
 import msgspec
 import pytest
 
@@ -33,6 +35,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
         '[host]\nid = 1\nsystem-uuid = "0a0b0c0d-0000-4000-8000-000000000001"\n'
         f'[storage]\nwhiteboard = "/w"\nleases = "/l"\nsanlock-conf = "{tmp_path}/sanlock.conf"\n'
         f'[libvirt]\nuri = "test:///default"\nqemu-conf = "{tmp_path}/qemu.conf"\n'
+        f'pki-dir = "{tmp_path}/pki"\n'
         '[network]\ntest = "none"\n'
     )
     found = load(str(path))
@@ -42,12 +45,15 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     (tmp_path / "sanlock.conf").write_text(f"# theirs\nour_host_name = {name}\n")
     (tmp_path / "90.rules").write_text(f"{HEAD}rule\n")
     monkeypatch.setattr(undo, "restart_libvirt", lambda: "libvirtd.service restarted")
-    monkeypatch.setattr(undo, "guests_with_a_lease", lambda uri: [])
+    monkeypatch.setattr(undo, "vms_with_a_lease", lambda *_, **__: [])
     return found
 
 
 def steps(config: Config, folder: Path) -> list[Step]:
-    return undo_steps(config, folder / "90.rules")
+    """The steps that take lines and files back."""
+    found = undo_steps(config, folder, folder / "90.rules")
+    assert [step.name for step in found[:2]] == ["definitions", "certificates"], "before the driver"
+    return found[2:]
 
 
 def test_the_lines_of_init_go_and_all_others_stay(config: Config, tmp_path: Path) -> None:
@@ -74,10 +80,18 @@ def test_what_an_administrator_wrote_stays(config: Config, tmp_path: Path) -> No
     assert all("nothing of ours" in (step.look() or "") for step in steps(config, tmp_path))
 
 
+def test_a_file_that_only_the_set_up_wrote_goes(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "sanlock.conf"
+    path.write_text(path.read_text().removeprefix("# theirs\n"))
+    for step in steps(config, tmp_path):
+        step.act()
+    assert not path.exists() and (tmp_path / "qemu.conf").exists()
+
+
 def test_a_vm_that_runs_under_a_lease_keeps_the_lock_driver(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(undo, "guests_with_a_lease", lambda uri: ["db", "web"])
+    monkeypatch.setattr(undo, "vms_with_a_lease", lambda *_, **__: ["db", "web"])
     with pytest.raises(CommandError, match="db, web runs here under a lease"):
         steps(config, tmp_path)[0].look()
     assert (tmp_path / "qemu.conf").read_text() == QEMU
@@ -92,9 +106,55 @@ NODE = """<node>
 
 def test_libvirt_is_asked_which_vms_run_and_its_silence_is_no_answer(tmp_path: Path) -> None:
     (tmp_path / "node.xml").write_text(NODE)
-    assert undo.guests_with_a_lease(f"test://{tmp_path}/node.xml") == ["db"]
+    assert undo.vms_with_a_lease(f"test://{tmp_path}/node.xml") == ["db"]
     with pytest.raises(CommandError, match="whether a VM runs is not known"):
-        undo.guests_with_a_lease("test:///not/there.xml")
+        undo.vms_with_a_lease("test:///not/there.xml")
+
+
+SHUT_OFF = """<domain type='test'><name>db</name><memory>1024</memory><os><type>hvm</type></os>
+<devices><lease><lockspace>{lockspace}</lockspace><key>db</key>
+<target path='/l' offset='1048576'/></lease></devices></domain>"""
+
+
+@pytest.mark.parametrize(
+    ("slots", "ids", "lockspace", "goes"),
+    [
+        ({1, 2}, {}, "hosted-engine", True),
+        # The daemons of host 2 are dead; whether the VM runs there is not known.
+        ({1}, {2: (1, 77)}, "hosted-engine", True),
+        ({1}, {1: (4, 77), 2: (1, 0)}, "hosted-engine", False),
+        ({1, 2}, {}, "of-another-cluster", False),
+    ],
+)
+def test_no_vm_of_a_cluster_that_goes_on_stays_defined_where_the_lock_driver_goes(
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slots: set[int],
+    ids: dict[int, tuple[int, int]],
+    lockspace: str,
+    goes: bool,
+) -> None:
+    """A VM was left there, with a lease that libvirt ignores without the driver: `virsh start` ran
+    it a second time."""
+    monkeypatch.undo()
+    monkeypatch.setattr(undo, "read_leases", lambda path: (None, ids))
+    reports = dict.fromkeys(slots)
+    monkeypatch.setattr(undo, "read_slots", lambda path: SimpleNamespace(reports=reports))
+    connection = libvirt.open(config.libvirt.uri)
+    domain = connection.defineXML(SHUT_OFF.format(lockspace=lockspace))
+    try:
+        step = undo_steps(config, tmp_path, tmp_path / "90.rules")[0]
+        assert (step.look() is None) is goes
+        if goes:
+            assert step.act().startswith("db: taken out of libvirt here")
+            assert step.look() == "no VM of this cluster is defined in libvirt"
+        names = [each.name() for each in connection.listAllDomains()]
+        assert ("db" in names) is not goes and "test" in names
+    finally:
+        if not goes:
+            domain.undefine()
+        connection.close()
 
 
 def test_what_the_page_says_that_it_takes_back_it_takes_back(
