@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The values that all hosts of a cluster must have alike: published, and compared. Pure.
 
-Each host publishes two lines in its slot:
+Each host publishes three lines in its slot:
 
     config-digest=8 hex digits      of all values that must agree, defaults included
+    config-keys=8 hex digits        of the keys whose values they are: those of its version
     config={"KEY": VALUE, ...}      those that are no defaults, as JSON; the last ones are left
                                     out where the line would be too long
 
-The digest shows that something differs, even where the other version has other defaults; the values
-show what differs. Fence devices are published as a digest: no other host needs their addresses.
+The digest shows that something differs; the values show what differs. A version with other keys has
+another digest of the same values, so only the values count between two versions: nobody could make
+those hosts alike but by the upgrade that is under way. Fence devices are published as a digest: no
+other host needs their addresses.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from broker.config.sections import Config, ScoreSection, StorageSection
 from scoring.timing import Timing
 
 Value = bool | int | float | str
-DIGEST_LINE, VALUES_LINE = "config-digest", "config"
+DIGEST_LINE, KEYS_LINE, VALUES_LINE = "config-digest", "config-keys", "config"
 #: An extra line has 1024 bytes (broker/whiteboard/slot.py); the value may take this many of them.
 VALUES_BYTES_MAX = 900
 #: Durations that may differ from host to host, since they depend on its own power supply.
@@ -107,7 +110,8 @@ def published(config: Config) -> dict[str, str]:
     changed = {key: value for key, value in values.items() if usual.get(key) != value}
     while len(text := json.dumps(changed, separators=(",", ":"))) > VALUES_BYTES_MAX:
         changed.popitem()
-    return {DIGEST_LINE: _digest(whole.encode()), VALUES_LINE: text}
+    keys = _digest("\n".join(sorted(values)).encode())
+    return {DIGEST_LINE: _digest(whole.encode()), KEYS_LINE: keys, VALUES_LINE: text}
 
 
 def base_score_of(lines: Mapping[str, str], usual: int) -> int:
@@ -124,7 +128,8 @@ def differences(
     own: Mapping[str, Value], own_lines: Mapping[str, str], lines: Mapping[str, str]
 ) -> tuple[Difference, ...]:
     """The values in which the host that published `lines` differs; none where it published no
-    configuration. `own`, `own_lines`: the results of `agreed` and `published` on this host."""
+    configuration, or runs another version and has the same values of the keys that both have.
+    `own`, `own_lines`: the results of `agreed` and `published` on this host."""
     if lines.get(DIGEST_LINE, "") in ("", own_lines[DIGEST_LINE]):
         return ()
     try:
@@ -139,6 +144,8 @@ def differences(
         for key, value in own.items()
         if key in theirs and theirs[key] != value
     ]
+    if not found and lines.get(KEYS_LINE, "") != own_lines[KEYS_LINE]:
+        return ()
     return tuple(found[:SHOWN_MAX]) or (Difference("", "", ""),)
 
 

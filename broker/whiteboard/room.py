@@ -46,6 +46,7 @@ DECIDES = (
     "api",
     "heartbeat",
     "config-digest",
+    "config-keys",
     "global-left",
     "network",
     "registry",

@@ -121,7 +121,25 @@ def test_what_has_no_room_still_shows_as_a_difference() -> None:
     assert "differs in something" in str(only)
 
 
-@given(st.dictionaries(st.sampled_from(["config", "config-digest"]), st.binary(max_size=60)))
+@pytest.mark.parametrize("keys", [{}, {"config-keys": "00000000"}])
+def test_of_a_version_with_other_keys_the_values_count(keys: dict[str, str]) -> None:
+    """Each host of a rolling upgrade was CONFIG DRIFT, "in something that its slot has no room
+    for", though nobody had changed a value."""
+    here = config()
+    there = published(here) | {"config-digest": "01b6e2a9"}
+    del there["config-keys"]
+    assert differences(agreed(here), published(here), there | keys) == ()
+    other = published(config(score={"base-score": 1})) | {"config-digest": "01b6e2a9"}
+    del other["config-keys"]
+    (only,) = differences(agreed(here), published(here), other | keys)
+    assert str(only) == "score.base-score is 1 there, 3400 here"
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["config", "config-digest", "config-keys"]), st.binary(max_size=60)
+    )
+)
 def test_whatever_a_slot_says_is_survived(raw: dict[str, bytes]) -> None:
     lines = {key: value.decode("latin-1") for key, value in raw.items()}
     differences(agreed(config()), published(config()), lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.config.agreement import DIGEST_LINE
+from broker.config.agreement import DIGEST_LINE, KEYS_LINE
 from broker.monitors.runner import Sample
 from broker.peers.fence_paths import APART_MAX, DETAIL_CHARS_MAX, path_lines, paths_of
 from broker.whiteboard.extra import EXTRA_LINE_BYTES_MAX, LEFT_OUT_KEY
@@ -112,7 +112,7 @@ def test_in_the_worst_slot_of_200_hosts_nothing_that_decides_is_missing(
         assert extra["freeing"] == "1999"
         assert extra["freeing-fencer"] == "yes"
         assert extra["fence-ask"] == "unstopped 86401"
-        assert len(extra[DIGEST_LINE]) == 8
+        assert len(extra[DIGEST_LINE]) == len(extra[KEYS_LINE]) == 8
         assert extra["api"].count(",") == 3
         assert extra["speaks"] == "2", "and so all of its VMs are there"
         seen = paths_of(extra)
