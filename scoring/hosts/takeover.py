@@ -31,6 +31,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from scoring.decision import (
@@ -228,9 +229,9 @@ def _power_off_is_due(
         )
         return None, [Reason(Code.TAKEOVER_PAUSED, text)]
     conditions = may_power_off(takeover, evidence, now_s, rules)
-    missing = next((condition for condition in conditions if not condition.holds), None)
-    if missing is not None:
-        reason = _why_not_yet(takeover, evidence, missing, now_s, rules)
+    lacking = [condition for condition in conditions if not condition.holds]
+    if lacking:
+        reason = _why_not_yet(takeover, evidence, lacking, now_s, rules)
         return None, [] if reason is None else [reason]
     lease, peer = evidence.lease, evidence.peer
     assert peer is not None
@@ -251,10 +252,18 @@ def _power_off_is_due(
 
 
 def _why_not_yet(
-    takeover: Takeover, evidence: Evidence, missing: Precondition, now_s: float, rules: Rules
+    takeover: Takeover,
+    evidence: Evidence,
+    lacking: Sequence[Precondition],
+    now_s: float,
+    rules: Rules,
 ) -> Reason | None:
     """Why the host is not switched off now, by the first precondition that does not hold. None: it
-    is one that this host's own next steps fulfil."""
+    is one that this host's own next steps fulfil; or one that forbids it, before it is time: a host
+    whose daemons were stopped does not hang yet, and people are called for one that does."""
+    missing = _first_to_say(lacking)
+    if missing is None:
+        return None
     title, detail = evidence.title(takeover.host_id), f"{missing.name} ({missing.value})"
     if evidence.ask is None and evidence.word is None:
         if evidence.answers:
@@ -279,6 +288,14 @@ def _why_not_yet(
     if missing.name in _OWN_STEPS:
         return None
     return Reason(Code.FENCE_FORBIDDEN, f"{title} must not be switched off: {detail}")
+
+
+def _first_to_say(lacking: Sequence[Precondition]) -> Precondition | None:
+    first = lacking[0]
+    early = next((condition for condition in lacking if condition.name in _WAITED_FOR), first)
+    if early is first or early.name == "does-not-renew":
+        return early
+    return None
 
 
 def _pauses(takeover: Takeover, now_s: float, timing: Timing) -> bool:

@@ -473,6 +473,34 @@ def test_what_keeps_a_host_from_being_switched_off_is_told(
     assert code in walk(HANGS, **dict(changed))[2]
 
 
+@pytest.mark.parametrize(
+    "forbids",
+    [
+        {"peer": {"stopped": True}},
+        {"peer": {"maintenance": True}},
+        {"rules": replace(RULES, fence_power_off=False)},
+    ],
+)
+@pytest.mark.parametrize(
+    ("early", "told"),
+    [
+        ({"peer": {"renewal_s": NOW_S - 24}}, Code.OWNER_RENEWS),
+        ({"peer": {"unanswered_since_s": NOW_S - 9.9}}, None),
+        ({"slot_since_s": NOW_S - 9.9}, None),
+        ({"looked_since_s": NOW_S - 9.9}, None),
+    ],
+)
+def test_nobody_is_called_for_a_host_that_does_not_hang_yet(
+    forbids: dict[str, Any], early: dict[str, Any], told: Code | None
+) -> None:
+    """`systemctl stop` on the VM's host sent a critical notice within five seconds."""
+    changed = {**forbids, **early, "peer": {**forbids.get("peer", {}), **early.get("peer", {})}}
+    assert order(**changed) is None
+    codes = walk(HANGS, **changed)[2]
+    assert Code.FENCE_FORBIDDEN not in codes
+    assert told is None or told in codes
+
+
 def test_a_host_without_a_slot_is_not_switched_off() -> None:
     assert order(peer={}) is not None
     _, actions, codes = step(HANGS, replace(evidence(DEAD), peer=None), NOW_S, RULES)[:3]
