@@ -36,9 +36,12 @@ from broker.wire.status import Status
 
 def _no_broker(error: BrokerError) -> tuple[str, str, str]:
     """A host that has yet to be started is fit; one whose daemons should run and do not is not."""
-    if not isinstance(error, BrokerDown) or error.fault is Fault.FORBIDDEN:
-        return "warn", str(error), "sudo ha-agent doctor"
     status = "systemctl status ha-broker ha-agent; journalctl -u ha-broker -u ha-agent"
+    if not isinstance(error, BrokerDown):
+        # The broker runs, and answers with an error or as another version does.
+        return "fail", f"ha-broker: {error}", f"systemctl restart ha-broker; {status}"
+    if error.fault is Fault.FORBIDDEN:
+        return "warn", str(error), "sudo ha-agent doctor"
     if error.fault is Fault.NO_ANSWER:
         return "fail", str(error), status
     if not SYSTEMD.is_dir():

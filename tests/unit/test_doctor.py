@@ -137,18 +137,41 @@ def test_a_host_whose_daemons_should_run_and_do_not_is_not_fit(
     assert found == verdict and says in text and "systemctl" in fix
 
 
-def test_a_broker_that_is_there_and_does_not_answer_is_not_fit(site: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("answer", "says", "fix"),
+    [
+        (b"", "is ha-broker running?", "systemctl status"),
+        # Root was told to type `sudo ha-agent doctor` for these two.
+        (
+            b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n",
+            "ha-broker: ",
+            "systemctl restart ha-broker",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            "does not fit",
+            "systemctl restart ha-broker",
+        ),
+    ],
+)
+def test_a_broker_that_is_there_and_gives_no_answer_of_use_is_not_fit(
+    site: Path, tmp_path: Path, answer: bytes, says: str, fix: str
+) -> None:
     def hang_up() -> None:
-        server.accept()[0].close()
+        connection, _ = server.accept()
+        with connection:
+            if answer:
+                connection.recv(4096)
+                connection.sendall(answer)
 
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "broker.sock"))
         server.listen()
         thread = threading.Thread(target=hang_up)
         thread.start()
-        ((found, text, _),) = peers.daemons(load(str(site)))
+        ((found, text, typed),) = peers.daemons(load(str(site)))
         thread.join()
-    assert found == "fail" and "is ha-broker running?" in text
+    assert found == "fail" and says in text and typed.startswith(fix)
 
 
 def test_without_systemd_nobody_knows_whether_they_should_run(
