@@ -22,7 +22,8 @@ def run(config: Config, arguments: argparse.Namespace, as_json: bool) -> int:
         wake_broker(config)
     would = "would be " if arguments.dry_run else ""
     text = done.in_words()
-    text = f"{would}written anew: {text}" if text else "nothing of the registry is lost"
+    nothing = "nothing is written anew" if done.not_down else "nothing of the registry is lost"
+    text = f"{would}written anew: {text}" if text else nothing
     if as_json:
         in_json.show({**asdict(done), "done": text}, indent=None)
         return _code(done)

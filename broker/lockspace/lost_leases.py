@@ -19,7 +19,7 @@ from broker.lockspace.lease_records import LeaseRecord
 from broker.registry.record import REGISTRY_UNIT, VmRecord, unit_of
 from scoring.vm_facts import ENGINE
 
-#: From one look to the next; and the next one after a look that found something new.
+#: From one look to the next; and while a lease is lost.
 LEASES_EVERY_S, AGAIN_S = 60.0, 4.0
 #: The unit of the fence lease, and the name of the lease of who changes the registry.
 _FENCE_UNIT, _REGISTRY = 2, "registry"

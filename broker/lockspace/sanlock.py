@@ -229,9 +229,8 @@ class SanlockLockspace:
         lost = {name: what for name, what in found.items() if self._missed.get(name) == what}
         for name in lost.keys() - self.lost_leases.keys():
             log.error("%s: lease %s is lost: there is %s", self._path, name, lost[name])
-        is_new = found != self._missed
         self.lost_leases, self._missed = lost, found
-        self._leases_due_s = now_s + (AGAIN_S if is_new else LEASES_EVERY_S)
+        self._leases_due_s = now_s + (AGAIN_S if found else LEASES_EVERY_S)
 
     def _read_wanted(self, wanted: Mapping[str, int]) -> dict[str, str]:
         """The leases that are not there; through the open descriptor, as the fence lease."""

@@ -112,7 +112,8 @@ class BoundNow:
                 old = self._of_vms[spec.number] = (now_s, made_from, bound)
             if old is not None and old[1][0] == host_id and old[2] is not None:
                 codes = known.differs.get((host_id, spec.number), ())
-                found[spec.number] = _held_back(old[2], spec.name, codes)
+                why = self._this_host.vms.without_lease.get(spec.number, "")
+                found[spec.number] = _held_back(old[2], spec.name, codes, why)
         return found
 
     def _picture(self, own: HostStatus, now_s: float) -> Picture:
@@ -148,9 +149,12 @@ class BoundNow:
         return {vm.number: PeerVm(vm.report, last_ran=vm.last_ran) for vm in here}
 
 
-def _held_back(bound: Bound, name: str, differs: Sequence[str]) -> Bound:
+def _held_back(bound: Bound, name: str, differs: Sequence[str], held: str) -> Bound:
     """The bound of a VM by what it runs unlike its definition: one whose disks differ is started
-    nowhere until a person has decided (docs/decisions/0095)."""
+    nowhere until a person has decided (docs/decisions/0095). `held`: another reason why no host can
+    start it; "": there is none."""
+    if held:
+        return msgspec.structs.replace(bound, held=held, total_s=None, prove_s=0.0)
     if Differs.DISKS not in differs:
         return bound
     held = (

@@ -87,13 +87,19 @@ class VmsHere:
         return engine.definitions[0].generation if engine and engine.definitions else 0
 
     @property
+    def without_lease(self) -> Mapping[int, str]:
+        """By number, why no host can start a VM: its lease is lost."""
+        lost = self._table.lockspace.lost_leases
+        if not lost:
+            return {}
+        found = LostLeases(self._in_force.config.storage, lost)
+        return found.of_vms(self._registry.cached.vms)
+
+    @property
     def damaged(self) -> Mapping[int, str]:
         """By number, why a VM cannot be started: its record, its definition or its lease."""
-        cached, lost = self._registry.cached, self._table.lockspace.lost_leases
-        if not lost:
-            return cached.damaged
-        found = LostLeases(self._in_force.config.storage, lost)
-        return {**found.of_vms(cached.vms), **cached.damaged}
+        known, lost = self._registry.cached.damaged, self.without_lease
+        return {**lost, **known} if lost else known
 
     def here(self, now_s: float) -> tuple[VmHere, ...]:
         """Each VM of the registry on this host."""

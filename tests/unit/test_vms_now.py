@@ -212,6 +212,24 @@ def test_a_dead_host_s_vm_is_unknown_and_then_without_a_place(tmp_path: Path) ->
     lived(tmp_path, test)
 
 
+def test_a_vm_whose_lease_is_lost_is_no_vm_that_another_host_could_start(tmp_path: Path) -> None:
+    async def test(cluster: VmCluster) -> None:
+        await cluster.beat(13.0)
+        await cluster.beat(14.0)
+        broker = cluster.brokers[1]
+        assert broker.status(14.0).vm_bounds[WEB].held == ""
+        (web,) = (one for one in RECORDS if one.number == WEB)
+        broker.lockspace.lost_leases = {web.resource: "nothing that can be read", "fence": "x"}
+        status = broker.status(14.0)
+        assert "in place of its lease" in status.vm_bounds[WEB].held
+        assert status.vm_bounds[WEB].total_s is None
+        assert "ha-agent vm rebuild" in entry(status, "web").refused
+        (fence,) = status.lost_leases
+        assert f"LEASE LOST: {fence}" in as_text(status)
+
+    lived(tmp_path, test)
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
