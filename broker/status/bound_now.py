@@ -149,7 +149,7 @@ class BoundNow:
         return {vm.number: PeerVm(vm.report, last_ran=vm.last_ran) for vm in here}
 
 
-def _held_back(bound: Bound, name: str, differs: Sequence[str], held: str) -> Bound:
+def _held_back(bound: Bound, name: str, differs: Sequence[str], held: str = "") -> Bound:
     """The bound of a VM by what it runs unlike its definition: one whose disks differ is started
     nowhere until a person has decided (docs/decisions/0095). `held`: another reason why no host can
     start it; "": there is none."""
