@@ -197,6 +197,7 @@ class Code(StrEnum):
     LOCAL_MAINTENANCE_OVER = "local-maintenance-over"
     HOST_SHUTDOWN = "host-shutdown"
     DRAIN_WAITING = "drain-waiting"
+    DRAIN_QUEUED = "drain-queued"
     DRAIN_STOP = "drain-stop"
     DRAIN_STUCK = "drain-stuck"
     DRAIN_RESTART = "drain-restart"

@@ -39,7 +39,7 @@ from agent.terminal.times import shown
 from broker.config.cluster_key import ClusterKey
 from broker.config.errors import ConfigError
 from broker.config.load import load, load_shared, read_file, shared_for
-from broker.config.reload import needs_restart, refusal
+from broker.config.reload import in_force_by, needs_restart, refusal
 from broker.config.sealed import SECRET_CHARS_MAX, opened, seal
 from broker.config.secrets import load_cluster_key
 from broker.config.shared import SharedCopy, parsed
@@ -84,9 +84,12 @@ def set_key(path: str, key: str, said: str, host_only: bool, as_json: bool) -> i
     if host_only:
         files = Files(Path(path).absolute())
         text = with_keys(read_text(files.config), {key: value})
-        checked(text, files.config)
+        after = checked(text, files.config)
+        keys: list[str] = []
+        with contextlib.suppress(ConfigError):  # what is there now may be what is mended here
+            keys = needs_restart(load(path), after)
         place(files.config, text, 0o644)
-        return _done(f"{key} is set in {path}: systemctl reload ha-broker ha-agent", 0, as_json)
+        return _done(f"{key} is set in {path}: {in_force_by(keys)}", 0, as_json)
     change: Change = lambda text: with_keys(text, {key: value})  # noqa: E731
     return _changed(path, change, f"{key} = {said}", as_json, key=key)
 

@@ -29,6 +29,8 @@ HANDED_OVER_S = 10.0
 RESTARTED_S = 60.0
 #: Reasons of the agent that end the watch: a VM stays, at least for now.
 _STAYS = frozenset({"drain-stuck", "drain-waiting", "move-impossible", "global-maintenance"})
+#: How long a VM of the registry stays before that ends the watch: others may leave before it.
+_STAYS_S = 5.0
 #: The reasons among them that no time mends: the VM cannot be migrated.
 _NO_MIGRATION = frozenset({"drain-stuck", "move-impossible"})
 #: Penalties that forbid a host to start the VM, at any score.
@@ -50,6 +52,16 @@ def _way_out(status: Status, vms: list[str], host: str | None) -> str:
         f"; without a migration, with the outage of a boot: ha-agent maintenance local --restart"
         f"{there} stops what cannot be migrated, in order, and {starts}"
     )
+
+
+def _list(names: list[str], where: str) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {where}"
+
+
+def _none_migrates(status: Status, names: list[str]) -> bool:
+    """Whether no time mends it: one of these VMs of the registry cannot be migrated."""
+    own = status.hosts[status.host_id]
+    return any(vm.number in own.stuck for vm in status.vms if vm.name in names)
 
 
 def _why_here(status: Status, vms: list[str]) -> str:
@@ -105,6 +117,9 @@ class _Watched:
 class _Watch:
     handed_over_s: float
     vms: dict[str, _Watched] = field(default_factory=dict)
+    #: The VMs that cannot leave, and since when these and no others are left.
+    kept_names: list[str] = field(default_factory=list)
+    kept_since_s: float = 0.0
 
     def look(self, status: Status, now_s: float) -> dict[str, bool | None]:
         """What `_Watched.look` says of each VM, by its name."""
@@ -119,6 +134,15 @@ class _Watch:
             )
             for name, vm in found.items()
         }
+
+    def kept(self, status: Status, here: list[str], now_s: float) -> list[str]:
+        """The names of those VMs of the registry that cannot leave, where no other VM is on its
+        way; empty while one may."""
+        kept = [vm.name for vm in status.vms[1:] if vm.name in here and vm.stays]
+        if kept != here or kept != self.kept_names:
+            self.kept_names, self.kept_since_s = kept, now_s
+        is_lasting = kept == here and now_s - self.kept_since_s >= _STAYS_S
+        return kept if is_lasting else []
 
     def sentence(self, unknown: list[str], where: str) -> str:
         """Where each VM is that has left; where any has, the unknown ones are named too."""
@@ -153,12 +177,16 @@ def drained(
         if stays is not None:
             out = _way_out(status, here, host) if stays.code in _NO_MIGRATION else ""
             return False, f"NOT DRAINED: {stays.text}{out}"
-        waited_s = time.monotonic() - began_s
+        now_s = time.monotonic()
+        kept = watch.kept(status, here, now_s)
+        if kept:
+            out = _way_out(status, kept, host) if _none_migrates(status, kept) else ""
+            return False, f"NOT DRAINED: {_list(kept, where)}{_why_here(status, kept)}{out}"
+        waited_s = now_s - began_s
         names = ", ".join(here)
         if waited_s >= patience_s:
-            are = "is" if len(here) == 1 else "are"
-            why = _why_here(status, here)
-            return False, f"{names} {are} still {where}{why}; how far that is: ha-agent why"
+            still = _list(here, f"still {where}")
+            return False, f"{still}{_why_here(status, here)}; how far that is: ha-agent why"
         sent = "" if status.migration is None else f", {status.migration.percent} % sent"
         progress(f"waiting for {names} to leave: {waited_s:.0f} s{sent}")
         time.sleep(LOOK_S if where == "here" else LOOK_OTHER_S)

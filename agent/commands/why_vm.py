@@ -13,6 +13,31 @@ from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import HostStatus, Status
 from broker.wire.vms import VmEntry, VmWord
 
+#: Reasons of the agent that are about another host, whose death it has to prove.
+_OF_A_HOST = frozenset(
+    {
+        "lease-asked",
+        "lease-unknown",
+        "lease-owner-live",
+        "lease-wait",
+        "takeover-turn",
+        "takeover-paused",
+        "power-asked",
+        "power-on",
+        "power-unknown",
+        "power-off-once",
+        "owner-answers",
+        "owner-renews",
+        "fence-waiting",
+        "fence-forbidden",
+        "fence-held-back",
+        "fence-lease-asked",
+        "fence-lease-elsewhere",
+        "power-off-ordered",
+        "proven-off",
+    }
+)
+
 
 def found(status: Status, name: str) -> VmEntry:
     """The VM of that name or number; CommandError where there is none."""
@@ -27,7 +52,7 @@ def found(status: Status, name: str) -> VmEntry:
 def explain(status: Status, vm: VmEntry) -> list[str]:
     """The sentences: where the VM is and why, its record in the registry, its hosts in order, and
     what comes next."""
-    lines = [_where(vm), _wanted(status, vm)]
+    lines = [_where(vm), _wanted(status, vm), *_broken(status, vm)]
     if any(vm.number in host.unprotected for host in status.hosts.values()):
         lines.append(
             "It runs there without its lease: nothing keeps another host from starting it too."
@@ -48,6 +73,7 @@ def explain(status: Status, vm: VmEntry) -> list[str]:
     if vm.want == "down":
         so = "It" if vm.up is False else "Once it is down it"
         return [*lines, f"{so} stays so until somebody wants it: ha-agent vm start {vm.name}."]
+    lines += _takeover(status, vm)
     lines.append(_title(status, vm))
     lines += [f"  {line}" for line in _hosts(status, vm)]
     return [*lines, *_next(status, vm)]
@@ -102,8 +128,36 @@ def _mates(status: Status, vm: VmEntry) -> list[int]:
 
 def _title(status: Status, vm: VmEntry) -> str:
     if vm.up:
+        if not vm.order:
+            return f"If {vm.hostname} died now, no host could take it:"
         return f"If {vm.hostname} died now, these hosts could take it, the first one first:"
+    if not vm.order:
+        return "No host may start it now:"
     return "These hosts may start it, the first one first:"
+
+
+def _broken(status: Status, vm: VmEntry) -> Iterator[str]:
+    """The rules that its present host does not keep: nothing that runs is moved for a rule."""
+    if not vm.up:
+        return
+    others = [each for each in status.vms if each.up and each.host is not None]
+    apart = [m.name for m in others if m.number in _apart(status, vm) and m.host == vm.host]
+    away = [m for m in others if m.number in _mates(status, vm) and m.host != vm.host]
+    there = [f"{_and(apart)} {'are' if len(apart) > 1 else 'is'} there too"] if apart else []
+    there += [f"{mate.name} is on {mate.hostname}" for mate in away]
+    if there:
+        yield (
+            f"A rule is not kept on {vm.hostname}: {_and(there)}. Nothing that runs is moved for a"
+            f" rule: ha-agent migrate {vm.name}"
+        )
+
+
+def _takeover(status: Status, vm: VmEntry) -> Iterator[str]:
+    """What this host does about a silent host that may have a VM, where this one is not up."""
+    if not vm.up:
+        for reason in status.reasons:
+            if reason.code in _OF_A_HOST:
+                yield f"{_host_name(status, status.host_id)}: {reason.text}."
 
 
 def _hosts(status: Status, vm: VmEntry) -> Iterator[str]:
@@ -166,7 +220,9 @@ def _next(status: Status, vm: VmEntry) -> Iterator[str]:
     for host_id, left_s in vm.barred.items():
         yield f"{_host_name(status, host_id)} tries again in {duration(left_s)}."
     for each in lacks:
-        yield f"{each.text[0].upper()}{each.text[1:]}."
+        # Otherwise it begins with the VM's name.
+        is_name = each.if_dies is None
+        yield f"{each.text if is_name else each.text[0].upper() + each.text[1:]}."
     if vm.up and (bound := status.vm_bounds.get(vm.number)) is not None:
         sentence = if_it_dies(bound, vm.hostname or "its host", vm.name)
         yield f"{sentence[0].upper()}{sentence[1:]}."

@@ -38,5 +38,10 @@ def refusal(path: str, keys: list[str]) -> str:
     return f"{path}: {', '.join(keys)} cannot change while the daemons run; restart them"
 
 
+def in_force_by(keys: list[str]) -> str:
+    """The command that puts a changed file in force. `keys`: those that need a restart."""
+    return f"systemctl {'restart' if keys else 'reload'} ha-broker ha-agent"
+
+
 def _key(table: str, name: str) -> str:
     return f"{table}.{name.replace('_', '-')}"

@@ -44,10 +44,13 @@ _BUSY = frozenset(
     }
 )
 
+#: Reasons of the agent why a VM that is to leave stays for now.
+_WAITS = frozenset({Code.DRAIN_WAITING.value, Code.DRAIN_QUEUED.value})
+
 
 def drain_waits(reasons: Iterable[ReasonOnWire]) -> str:
     """Why a VM that is to leave stays for now, by the agent's reasons; empty: they do not say."""
-    waits = (reason.text for reason in reasons if reason.code == Code.DRAIN_WAITING)
+    waits = (reason.text for reason in reasons if reason.code in _WAITS)
     return next(waits, "")
 
 

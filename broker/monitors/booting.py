@@ -32,7 +32,7 @@ class Booting:
         self._is_on = False
         #: Until when; None: nothing was asked yet.
         self._until_s: float | None = None
-        self._said = "the engine has not answered yet"
+        self._said = "its check was not answered yet"
 
     @property
     def is_on(self) -> bool:

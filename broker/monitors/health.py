@@ -65,7 +65,7 @@ class HealthMonitor:
         if on != self._asked:
             self._asked, self._failures, self._counted_s = on, 0, float("-inf")
             self.boot.begins() if on else self.boot.ends()
-            self.verdict = (Health.UNKNOWN, "the engine has not answered yet" if on else None)
+            self.verdict = (Health.UNKNOWN, "its check was not answered yet" if on else None)
 
     def go_on_from(self, other: HealthMonitor) -> None:
         """Replace a monitor that has other settings: its results are kept."""

@@ -33,8 +33,8 @@ class Known:
     this host cannot start it. `differs`: by host id and VM, in what it runs there unlike its
     definition, and `differences`: by VM, each in a sentence, of those that run here.
     `boot_s`: by VM, how long its guest booted last. `name_of`: a host's name. `holds_still`: in
-    global maintenance nothing is started. `stuck`: VMs that cannot leave this host, which is being
-    drained."""
+    global maintenance nothing is started. `stays`: VMs that are to leave this host and cannot, or
+    not now; `queued`: VMs that leave it after others."""
 
     specs: tuple[VmSpec, ...]
     seen: Mapping[int, VmSeen]
@@ -50,7 +50,8 @@ class Known:
     boot_s: Mapping[int, float] = field(default_factory=dict)
     host_id: int = 0
     holds_still: bool = False
-    stuck: frozenset[int] = frozenset()
+    stays: frozenset[int] = frozenset()
+    queued: frozenset[int] = frozenset()
 
 
 def entries(known: Known, now_s: float) -> tuple[VmEntry, ...]:
@@ -95,6 +96,7 @@ def _entry(
         together=spec.together,
         only=spec.only,
         prefer=spec.prefer,
+        stays=place.up is True and host == known.host_id and number in known.stays,
         differs=() if not place.up or host is None else known.differs.get((host, number), ()),
         differences=known.differences.get(number, ()) if host == known.host_id else (),
     )
@@ -141,7 +143,7 @@ def _reason(
         return _short_in_words(without, known.name_of)
     if word is VmWord.UP:
         if seen.place.healthy:
-            if spec.number in known.stuck and seen.place.host == known.host_id:
+            if here and spec.number in known.stays | known.queued:
                 return said
             return "it is wanted down" if spec.want is Want.DOWN else ""
         report = None if seen.word is None else seen.word.report

@@ -38,8 +38,8 @@ from scoring.vm_facts import ENGINE, PeerVm, VmSpec
 #: The plans after each death are made anew after this time, even if no VM and no host has changed:
 #: memory grows and shrinks without news.
 PLANS_FRESH_S = 30.0
-
-
+#: Reasons of the agent why a VM that is to leave this host does not.
+_STAYS = (Code.DRAIN_STUCK, Code.DRAIN_WAITING, Code.MOVE_IMPOSSIBLE)
 #: Last reasons of a VM's agent that name no obstacle: whose turn it is, and steps of a start.
 _NO_OBSTACLES = frozenset(
     code.value
@@ -159,7 +159,8 @@ class VmsNow:
             refused=dict(self._this_host.vms.damaged),
             said=self._said(now_s),
             blocked=self._blocked(now_s),
-            stuck=frozenset(self._this_host.said_of(Code.DRAIN_STUCK, now_s)),
+            stays=frozenset(self._this_host.said_of(now_s, *_STAYS)),
+            queued=frozenset(self._this_host.said_of(now_s, Code.DRAIN_QUEUED)),
             boot_s=dict(self._boots.took_s),
             holds_still=self._table.board.global_maintenance is True,
             differs=self._differs(),

@@ -154,8 +154,8 @@ class ThisHost:
             uplink_up=self.monitors.value("uplink"),
             fence_ask=fence_ask_text(self.fence_ask(now_s), self.vms.names),
             api=in_force.config.advertised(),
-            unprotected=self.said_of(Code.VM_UNPROTECTED, now_s),
-            stuck=self.said_of(Code.DRAIN_STUCK, now_s),
+            unprotected=self.said_of(now_s, Code.VM_UNPROTECTED),
+            stuck=self.said_of(now_s, Code.DRAIN_STUCK),
         )
 
     def _agent_state(self, now_s: float) -> str:
@@ -167,8 +167,8 @@ class ThisHost:
             return f"silent for {silent_s:.0f} s"
         return "stopped" if report.stopped else "ok"
 
-    def said_of(self, code: Code, now_s: float) -> tuple[int, ...]:
-        """The VMs of which the agent reports this reason."""
+    def said_of(self, now_s: float, *codes: Code) -> tuple[int, ...]:
+        """The VMs of which the agent reports one of these reasons."""
         report = self.agent.last
         if report is None or self.agent.silent_s(now_s) is not None:
             return ()
@@ -176,7 +176,7 @@ class ThisHost:
         return tuple(
             number
             for number, given in sorted(reasons.items())
-            if any(reason.code == code for reason in given)
+            if any(reason.code in codes for reason in given)
         )
 
     def is_unheard(self, now_s: float) -> bool:

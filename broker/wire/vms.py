@@ -43,7 +43,8 @@ class VmEntry(Struct, frozen=True):
     defined; empty: it can. `order`: the hosts that may take it, the first one first: now, while it
     is missing, else after the death of its host. `differs`: in what it runs unlike its definition,
     as reason codes; `differences`: each in a sentence, where it runs on this host. `after`,
-    `apart`, `together`: numbers of VMs; `only`, `prefer`: host ids, as the registry has them."""
+    `apart`, `together`: numbers of VMs; `only`, `prefer`: host ids, as the registry has them.
+    `stays`: it is to leave this host, and cannot, or not now; `reason` has the cause."""
 
     number: int
     name: str
@@ -69,6 +70,7 @@ class VmEntry(Struct, frozen=True):
     prefer: tuple[int, ...] = ()
     differs: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    stays: bool = False
 
 
 class WithoutPlace(Struct, frozen=True):

@@ -105,7 +105,7 @@ def _drain_to(
     several = turn.several
     if several is not None and several.moving >= DRAINED_AT_ONCE and turn.state.held is None:
         text = f"{drained_for}: {several.moving} other VMs are moved first"
-        turn.because(Code.DRAIN_WAITING, text)
+        turn.because(Code.DRAIN_QUEUED, text)
         return None
     # The best host without a pause; if all have one, the best host, which is tried later.
     return next((c for c in candidates if not pause_s(turn, c.host_id)), candidates[0])

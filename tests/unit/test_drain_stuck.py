@@ -403,6 +403,28 @@ def test_what_is_said_of_a_vm_that_stays_is_shown() -> None:
     )
 
 
+def test_a_vm_of_the_registry_that_cannot_leave_ends_the_watch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --wait it was watched for an hour, without a word of why it stays."""
+    monkeypatch.setattr(watch, "LOOK_S", 0.0)
+    monkeypatch.setattr(watch, "_STAYS_S", 0.0)
+    why = "local maintenance: no other live host can take the VM: host2: sso is there"
+    db = msgspec.structs.replace(some_vm(2, "db", 1), reason=why, stays=True)
+    web = some_vm(3, "web", 1)
+    engine = EngineSummary(True, True, 2, "host2")
+
+    def seen(*vms: VmEntry) -> Status:
+        vms = (some_vm(1, "HostedEngine", 2), *vms)
+        return status(host(1, local=True), host(2), engine=engine, vms=vms)
+
+    steps = iter([seen(db, web), seen(db)])
+    assert drained_answer(lambda: next(steps, seen(db))) == (
+        False,
+        f"NOT DRAINED: db is here (db: {why})",
+    )
+
+
 # --- a drain by a stop and a start ----------------------------------------------------------------
 
 

@@ -71,7 +71,7 @@ def test_a_running_vm_is_up_and_its_health_is_asked_for(
         monitor = made(config)
         status = await monitor.sample()
         assert (status.vm, status.health) == (VmStatus.UP, Health.UNKNOWN)
-        assert status.reason == "the engine has not answered yet"
+        assert status.reason == "its check was not answered yet"
         await monitor.health.sample()
         status = await monitor.sample()
         assert (status.vm, status.health, status.reason) == (VmStatus.UP, Health.GOOD, None)

@@ -443,7 +443,7 @@ def test_what_an_earlier_vm_answered_is_forgotten() -> None:
         assert made.verdict[0] is Health.BAD
         made.ask(False)
         made.ask(True)
-        assert made.verdict == (Health.UNKNOWN, "the engine has not answered yet")
+        assert made.verdict == (Health.UNKNOWN, "its check was not answered yet")
 
     asyncio.run(run())
 

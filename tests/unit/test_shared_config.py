@@ -371,10 +371,15 @@ def test_get_says_the_value_and_where_it_is_from(
     assert lines[2].endswith("  # default")
 
 
-def test_set_for_this_host_alone_changes_its_file(tmp_path: Path) -> None:
+def test_set_for_this_host_alone_changes_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     host = Host(tmp_path)
     config_shared.set_key(host.path, "score.network-score-penalty", "7", True, False)
     assert load(host.path).score.network_score_penalty == 7
+    assert capsys.readouterr().out.strip().endswith("systemctl reload ha-broker ha-agent")
+    config_shared.set_key(host.path, "host.memory-reserve", "2048", True, False)
+    assert capsys.readouterr().out.strip().endswith("systemctl restart ha-broker ha-agent")
 
 
 def test_without_a_registry_it_says_what_makes_the_place(tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def test_why_says_where_a_vm_is_and_who_would_take_it() -> None:
 
 def test_why_says_of_each_host_what_is_in_the_way_and_what_would_be_short() -> None:
     assert why("db")[2:] == [
-        "If host2 died now, these hosts could take it, the first one first:",
+        "If host2 died now, no host could take it:",
         "  host1: no, it has 1 GiB free, and 8 GiB are needed",
         "  host3: no, it has 2 GiB free, and 8 GiB are needed",
         "If host2 dies, db has no place: 6 GiB short (needs 8, host3 has 2).",
@@ -407,6 +407,34 @@ def test_why_names_a_rule_that_another_vm_has() -> None:
     assert "  host3: no, wiki is there" in why("web", vms=ruled)
     lines = why("db", vms=ruled)
     assert "with sso" in lines[1] and "  host1: no, sso is on host2" in lines
+
+
+def test_why_names_a_rule_that_is_not_kept() -> None:
+    """A rule that came after the VMs had started moves nothing; nothing said so."""
+    ruled = tuple(
+        msgspec.structs.replace(vm, apart=(DB,), together=(WIKI,)) if vm.number == SSO else vm
+        for vm in vms.status().vms
+    )
+    assert why("sso", vms=ruled)[2] == (
+        "A rule is not kept on host2: db is there too and wiki is on host3. Nothing that runs is"
+        " moved for a rule: ha-agent migrate sso"
+    )
+    assert "db" not in why("sso")[2]
+
+
+def test_why_of_a_vm_on_a_silent_host_says_what_its_death_waits_for() -> None:
+    """That the fence device refuses the login stood in the engine's own lines alone."""
+    said = "the fence device of host2 (id 2) gives no answer: Incorrect password provided"
+    reasons = (ReasonOnWire("power-unknown", said), ReasonOnWire("up-elsewhere", "it is up"))
+    gone = tuple(
+        msgspec.structs.replace(vm, up=None, state=VmWord.UNKNOWN, order=())
+        if vm.number == DB
+        else vm
+        for vm in vms.status().vms
+    )
+    lines = why("db", vms=gone, reasons=reasons)
+    assert lines[2:4] == [f"host1: {said}.", "No host may start it now:"]
+    assert not any(said in line for line in why("sso", vms=gone, reasons=reasons))
 
 
 def test_why_of_a_vm_that_nobody_wants_or_in_global_maintenance() -> None:
