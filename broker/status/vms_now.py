@@ -22,6 +22,7 @@ from broker.status.vms import Known, n_plus_1, short
 from broker.this_host.facts import ThisHost
 from broker.this_host.place_seen import Looked, PlaceSeen
 from broker.whiteboard import vm_lines
+from broker.wire.status import ReasonOnWire
 from broker.wire.vms import Room, WithoutPlace
 from scoring.decision import Code
 from scoring.hosts.liveness import Liveness
@@ -212,10 +213,8 @@ class VmsNow:
         agent = self._this_host.agent
         if agent.last is None or agent.silent_s(now_s) is not None:
             return {}
-        said = {vm.number: vm.reasons[0].text for vm in agent.last.vms if vm.reasons}
-        if agent.last.reasons:
-            said[ENGINE] = agent.last.reasons[0].text
-        return said
+        given = {ENGINE: agent.last.reasons} | {vm.number: vm.reasons for vm in agent.last.vms}
+        return {number: _first(reasons) for number, reasons in given.items() if reasons}
 
     def _blocked(self, now_s: float) -> dict[int, str]:
         """What keeps this host's agent from starting each VM that is missing: the last reason that
@@ -335,3 +334,9 @@ class VmsNow:
             return
         plans = after_each_death(several.specs.values(), hosts.values(), several.missing)
         self._plans = (now_s, made_from, plans)
+
+
+def _first(reasons: tuple[ReasonOnWire, ...]) -> str:
+    """What is said of a VM: why it does not leave this host, else the last of the reasons."""
+    drain = (each.text for each in reasons if each.code in (*_STAYS, Code.DRAIN_QUEUED))
+    return next(drain, reasons[0].text)

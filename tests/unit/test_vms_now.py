@@ -294,6 +294,29 @@ def test_the_agent_s_own_reason_is_shown_on_its_host(tmp_path: Path) -> None:
     lived(tmp_path, test)
 
 
+@pytest.mark.parametrize(("code", "stays"), [("drain-waiting", True), ("drain-queued", False)])
+def test_a_vm_that_does_not_leave_its_host_yet_says_why(
+    tmp_path: Path, code: str, stays: bool
+) -> None:
+    """Beside the last reason, that it is well, which was shown, or nothing."""
+
+    async def test(cluster: VmCluster) -> None:
+        reasons = (
+            ReasonOnWire("engine-healthy", "db is up and healthy here"),
+            ReasonOnWire(code, "local maintenance: web is moved first"),
+        )
+        cluster.said[2] = (VmReportOnWire(DB, "EngineUp", 17, reasons=reasons),)
+        await cluster.beat(13.0)
+        await cluster.beat(14.0)
+        own = entry(cluster.brokers[2].status(14.0), "db")
+        assert (own.state, own.stays) == (VmWord.UP, stays)
+        assert own.reason == "local maintenance: web is moved first"
+        elsewhere = entry(cluster.brokers[1].status(14.0), "db")
+        assert (elsewhere.reason, elsewhere.stays) == ("", False)
+
+    lived(tmp_path, test)
+
+
 def test_how_long_a_vm_has_been_where_it_is(tmp_path: Path) -> None:
     async def test(cluster: VmCluster) -> None:
         cluster.at[WEB] = 2
