@@ -16,6 +16,7 @@ from broker.peers.heartbeat import Heartbeat
 from broker.whiteboard.board import Board
 from scoring.hosts.same_storage import (
     Answer,
+    Asking,
     Compared,
     Here,
     Ids,
@@ -39,6 +40,7 @@ class SameStorage:
         self._peers: dict[int, Compared] = {}
         #: Each host's newest answer, by the words that it is made of.
         self._answers: dict[int, tuple[Heartbeat, Answer]] = {}
+        self._asking: dict[int, Asking] = {}
         self.judgement = Judgement()
         self.reconfigure(config)
 
@@ -48,6 +50,12 @@ class SameStorage:
         self.ids = ids_of(config)
         dead_s = host_dead_s(config.storage.io_timeout)
         self._limits = Limits(config.timing_rules().suspect_after, dead_s)
+
+    def asked(self, host: int, now_s: float) -> None:
+        """Take in that a member has asked whether this host lives."""
+        was = self._asking.get(host)
+        begins = was is None or now_s - was.last_s >= self._limits.dead_s
+        self._asking[host] = Asking(now_s if begins or was is None else was.since_s, now_s)
 
     def look(self, seen: Mapping[int, Seen], now_s: float) -> None:
         """Compare, after a read of the whiteboard."""
@@ -61,8 +69,17 @@ class SameStorage:
             if pulse is not None and pulse.said is not None:
                 answer = self._answer(host, pulse.said, pulse.heard_s)
             self._peers[host] = compare(old.get(host), answer, here, self.ids, self._limits)
-        self.judgement = judge(self._peers, now_s, self._limits)
+        without = {} if self.ids.whiteboard else self._without_slots()
+        read_s = self._board.last_read_s
+        self.judgement = judge(self._peers, now_s, self._limits, without, read_s)
         self._lockspace.renewals.also = self._next_to_read()
+
+    def _without_slots(self) -> dict[int, Asking]:
+        """The members that ask and have no slot here, readable or not."""
+        here = {*self._board.reports, *self._board.bad}
+        # One that has a slot counts anew if that is ever gone.
+        self._asking = {host: each for host, each in self._asking.items() if host not in here}
+        return self._asking
 
     def _answer(self, host: int, said: Heartbeat, heard_s: float) -> Answer:
         known = self._answers.get(host)

@@ -45,6 +45,7 @@ class SignOfLife:
         if isinstance(question, Refusal):
             self._refusals.refused(source, self._gate.host_at(source), question)
             return None
+        self._table.same_storage.asked(question.asker, now_s)
         return answer_bytes(key, question, self._made(question.nonce, now_s))
 
     def _made(self, nonce: str, now_s: float) -> Heartbeat:

@@ -34,6 +34,10 @@ Rules:
    others began to differ. Of two hosts both are unfit; of three, the one that is alone.
 5. If a host on other storage says that the VM is up there, or cannot say whether it is, this host
    starts nothing, however many hosts are on its own storage; nor within `dead_s` after that answer.
+6. A host whose configuration names no volumes may be on new, empty ones: there is no other slot, so
+   there is nobody to ask. But the others know this host and ask it. While a member asks, signed,
+   whose slot is not here, this host starts nothing, nor within `dead_s` after its last question: it
+   is not known whether the VM is up there.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ VISIBLE_WITHIN_S = 2.0
 
 #: Larger than any timestamp of a renewal.
 _RELEASED = 2**63
+#: Nobody without a slot asks.
+NOBODY: Mapping[int, Asking] = {}
 #: A slot's timestamp is (timestamp, 0), a host id's renewal (generation, timestamp).
 Count = tuple[int, int]
 
@@ -108,6 +114,14 @@ class Gap:
     latest: Count
     shown: Count
     read_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """The questions of a member that has no slot here: the first one, and the last one so far."""
+
+    since_s: float
+    last_s: float
 
 
 class Finding(IntEnum):
@@ -260,14 +274,42 @@ def _differing(theirs: Ids, own: Ids) -> str:
     return ""
 
 
-def judge(peers: Mapping[int, Compared], now_s: float, limits: Limits) -> Judgement:
-    """The result of comparing all peers (rules 2 to 5)."""
+def judge(
+    peers: Mapping[int, Compared],
+    now_s: float,
+    limits: Limits,
+    asking: Mapping[int, Asking] = NOBODY,
+    read_s: float | None = None,
+) -> Judgement:
+    """The result of comparing all peers (rules 2 to 6). `asking`: the members that ask this host
+    and have no slot by the last good read, which began at `read_s` (None: there was none)."""
     ordered = sorted(peers.items())
     others = {host: peer for host, peer in ordered if _is_elsewhere(peer, now_s, limits)}
     texts = {host: peer.text for host, peer in others.items()}
     odd = {host: peer.text for host, peer in ordered if peer.finding is Finding.ODD}
-    unsure = tuple(host for host, peer in ordered if _is_unsure(peer, now_s, limits))
-    return Judgement(_unfit(peers, others, now_s, limits), texts, odd, unsure)
+    recent = {host: each for host, each in asking.items() if now_s - each.last_s < limits.dead_s}
+    missing = sorted(
+        host
+        for host, each in recent.items()
+        if read_s is not None and read_s - each.since_s >= limits.patience_s
+    )
+    doubted = [host for host, peer in ordered if _is_unsure(peer, now_s, limits)]
+    unsure = tuple(sorted({*doubted, *recent} - {*missing}))
+    unfit = _unfit(peers, others, now_s, limits) or _without_slots(missing)
+    return Judgement(unfit, texts, odd, unsure)
+
+
+def _without_slots(missing: list[int]) -> str:
+    """Why this host may start nothing, where these members ask it; "": there are none."""
+    if not missing:
+        return ""
+    hosts = "host id " if len(missing) == 1 else "host ids "
+    hosts += " and ".join(map(str, missing))
+    return (
+        f"{hosts} asked over the network, signed with the cluster key, whether this host lives,"
+        " without a slot on the whiteboard here, which is most likely another or a new one; look at"
+        " what is mounted here"
+    )
 
 
 def _is_elsewhere(peer: Compared, now_s: float, limits: Limits) -> bool:

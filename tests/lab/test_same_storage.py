@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from . import ask
+import pytest
+
+from . import ask, storage
 from .cluster import Cluster
-from .layout import CLUSTER_ID, LOCKSPACE, host_id_of
+from .conftest import law_1, new_cluster
+from .layout import CLUSTER_ID, LOCKSPACE, Layout, host_id_of
 
 #: A free host id is joined in 2 to 3 s, and what is not seen for 5 s is elsewhere.
 FOUND_S = 40.0
@@ -37,16 +41,20 @@ def owner_is_dead(lab: Cluster, host: str, owner: str) -> bool:
     return of(lab, host, owner).get("sanlock_state") == "dead"
 
 
-def moved_to_a_copy(lab: Cluster, host: str) -> None:
-    """End the host's daemons, give its host id back, and mount a copy of both files over its
-    storage."""
-    below = lab.directory / "below"
-    below.mkdir()
+def left(lab: Cluster, host: str) -> None:
+    """End the host's daemons, and give its host id back."""
     for daemon in ("agent", "broker"):
         lab.stop(host, daemon)
     where = f"{LOCKSPACE}:{host_id_of(host)}:{lab.layout.leases}:0"
     done = lab.sh(host, ["sanlock", "client", "rem_lockspace", "-s", where])
     assert done.returncode == 0, done.stderr
+
+
+def moved_to_a_copy(lab: Cluster, host: str) -> None:
+    """End the host's daemons, and mount a copy of both files over its storage."""
+    left(lab, host)
+    below = lab.directory / "below"
+    below.mkdir()
     for volume in (lab.layout.whiteboard, lab.layout.leases):
         shutil.copy(volume, below / volume.name)
     mount_over(lab, host, below)
@@ -100,3 +108,34 @@ def test_another_clusters_volumes_at_the_same_path(lab_without_bmc: Cluster) -> 
     spaces = lab.sh(standby, ["sanlock", "client", "status"]).stdout
     assert f"s {LOCKSPACE}:" not in spaces
     assert qemus(lab) == 1
+
+
+@pytest.fixture
+def without_names(able: None) -> Iterator[Cluster]:
+    """Two hosts whose configuration names no volumes."""
+    with new_cluster() as cluster:
+        cluster.up(2, io_timeout_s=1, bmc=False, named=False)
+        with law_1(cluster):
+            yield cluster
+
+
+def test_new_empty_volumes_where_the_configuration_names_none(without_names: Cluster) -> None:
+    """No slot there shows the others, but they ask; it started the VM a second time before."""
+    lab = without_names
+    owner = lab.engine_host()
+    standby = next(host for host in lab.hosts if host != owner)
+    left(lab, standby)
+    new = Layout(lab.directory / "new")
+    storage.create(new, lab.settings)
+    mount_over(lab, standby, new.shared)
+    for daemon in ("broker", "agent"):
+        lab.start(standby, daemon)
+    ask.until("it scores 0", FOUND_S, lambda: of(lab, standby, standby).get("score") == 0)
+
+    def says() -> bool:
+        penalties = of(lab, standby, standby).get("penalties", [])
+        return "asked over the network" in str(penalties)
+
+    ask.until("it says why", FOUND_S, says)
+    ask.during("one VM, on its host", 15.0, lambda: qemus(lab) == 1 and lab.page_answers())
+    assert lab.engine_host() == owner

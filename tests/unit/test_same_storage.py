@@ -10,6 +10,7 @@ import pytest
 
 from scoring.hosts.same_storage import (
     Answer,
+    Asking,
     Compared,
     Count,
     Finding,
@@ -294,3 +295,18 @@ def test_the_first_answer_is_compared_before_anything_starts() -> None:
     assert judge({2: story((said(11.0, 700), at(11.0)))}, 30.0, LIMITS).unsure == ()
     of_earlier_version = story((said(11.0), at(11.0)))
     assert judge({2: of_earlier_version}, 30.0, LIMITS).unsure == ()
+
+
+def test_a_member_that_asks_and_has_no_slot_here_stops_every_start() -> None:
+    """On new, empty volumes nobody is known who could be asked; the others ask this host."""
+
+    def judged(now_s: float, last_s: float, read_s: float | None) -> Judgement:
+        return judge({}, now_s, LIMITS, {2: Asking(10.0, last_s)}, read_s)
+
+    assert judged(10.0, 10.0, 9.5) == Judgement(unsure=(2,)), "its slot may come"
+    assert judged(15.0, 15.0, 14.9).unsure == (2,)
+    assert judged(15.0, 15.0, None).unsure == (2,), "nothing was read"
+    found = judged(15.1, 15.0, 15.0)
+    assert found.unfit.startswith("host id 2 asked over the network") and not found.unsure
+    assert judged(154.9, 15.0, 154.0).unfit, "its host may live for so long after its last question"
+    assert judged(155.0, 15.0, 154.0) == Judgement()
