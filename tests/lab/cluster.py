@@ -174,8 +174,8 @@ class Cluster:
             raise UsageError(f"--io-timeout {io_timeout_s}: must be 1 to 60 seconds")
         if not 1 <= vms <= len(VMS):
             raise UsageError(f"--vms {vms}: must be 1 to {len(VMS)}")
-        if vms > 1 and storage != kinds.FUSE:
-            raise UsageError(f"--vms {vms}: only with --storage {kinds.FUSE}")
+        if vms > 1 and storage in kinds.BLOCK:
+            raise UsageError(f"--vms {vms}: not with --storage {storage}, which has no registry")
         kinds.check(storage, disk)
         machine.install(storage)
         machine.check(storage)
@@ -219,8 +219,8 @@ class Cluster:
             folder.mkdir(parents=True, exist_ok=True)
         if not has_servers:
             storage.create(self.layout, settings)
-        if settings.vms > 1:
-            storage.register(self.layout, settings, image)
+            if settings.vms > 1:
+                storage.register(self.layout, settings, image)
         certificates.write([self.layout.host(host_id) for host_id in settings.host_ids()])
         for host_id in settings.host_ids():
             configs.write(self.layout.host(host_id), settings, image)

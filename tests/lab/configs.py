@@ -221,7 +221,8 @@ def storage_fence(layout: Layout, settings: Settings) -> str:
         return f'\n[storage-fence]\ntype = "ceph"\noptions = {options}\n'
     if settings.storage == GLUSTER:
         options = json.dumps(gluster.command(layout)[2:])
-        image = json.dumps([f"/{layout.shared_disk.name}"])
-        keys = f'volume = "{gluster.VOLUME}"\nimages = {image}\noptions = {options}\n'
+        disks = [layout.shared_disk_of(vm.role) for vm in vms.of(settings) if vm.has_disk]
+        images = json.dumps([f"/{disk.name}" for disk in disks])
+        keys = f'volume = "{gluster.VOLUME}"\nimages = {images}\noptions = {options}\n'
         return f'\n[storage-fence]\ntype = "gluster"\n{keys}'
     return ""

@@ -212,8 +212,12 @@ class Layout:
 
     @property
     def shared_disk(self) -> Path:
-        """The guest's disk where it lies on the storage."""
-        return self.shared / "engine.disk"
+        """The engine's disk where it lies on the storage."""
+        return self.shared_disk_of("engine")
+
+    def shared_disk_of(self, role: str) -> Path:
+        """A guest's disk where it lies on the storage."""
+        return self.shared / f"{role}.disk"
 
     @property
     def servers(self) -> Path:

@@ -70,18 +70,20 @@ def create(layout: Layout, settings: Settings) -> None:
 
 
 def make_disk(layout: Layout, settings: Settings) -> None:
-    """The VM's disk, empty, on the storage or behind the disk server; LabError."""
-    if settings.storage == FUSE:
-        for vm in vms.of(settings):
-            if vm.has_disk:
-                fill(layout.disk_file(vm.role), vms.DISK_BYTES)
-    elif settings.disk == "raw":
-        fill(layout.shared_disk, DISK_BYTES)
-    else:
-        argv = ["qemu-img", "create", "-q", "-f", settings.disk, str(layout.shared_disk)]
-        done = subprocess.run([*argv, str(DISK_BYTES)], capture_output=True, text=True, timeout=60)
-        if done.returncode != 0:
-            raise LabError(f"the VM's disk: {done.stderr.strip()}")
+    """The VMs' disks, empty, on the storage or behind the disk server; LabError."""
+    for vm in vms.of(settings):
+        if not vm.has_disk:
+            continue
+        path = layout.shared_disk_of(vm.role)
+        if settings.storage == FUSE:
+            fill(layout.disk_file(vm.role), vms.DISK_BYTES)
+        elif settings.disk == "raw":
+            fill(path, DISK_BYTES)
+        else:
+            argv = ["qemu-img", "create", "-q", "-f", settings.disk, str(path), str(DISK_BYTES)]
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+            if done.returncode != 0:
+                raise LabError(f"the disk of {vm.name}: {done.stderr.strip()}")
 
 
 def fill(path: Path, size: int) -> None:

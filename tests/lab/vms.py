@@ -184,5 +184,5 @@ def disk(vm: LabVm, layout: Layout, settings: Settings) -> str:
         type="block" if is_block else "file",
         source="dev" if is_block else "file",
         format=settings.disk,
-        path=layout.shared_disk,
+        path=layout.shared_disk_of(vm.role),
     )

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import storage
+from .. import guest, storage
 from ..layout import Layout
 from ..settings import Settings
 from ..supervisor import say
@@ -37,6 +37,8 @@ def main() -> None:
     STARTS[settings.storage](servers)
     mount_storage(layout, settings.storage, None)
     storage.create(layout, settings)
+    if settings.vms > 1:
+        storage.register(layout, settings, guest.build())
     say(f"storage up: {', '.join(servers.names) or settings.storage}")
     servers.supervisor.run()
 
