@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -85,6 +86,8 @@ def main() -> NoReturn:
         code = _run(parser, arguments, as_json)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        # A second one, while the interpreter ends, would leave a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         code = 130
     except BrokenPipeError:
         # The reader of the output has gone: there is nothing to say or to flush.

@@ -273,3 +273,24 @@ def test_what_the_kernel_does_not_tell_is_left_out() -> None:
     no_file = 1 << 40
     assert hanging._file_of(os.getpid(), f"1 257 0xffffff9c {no_file:#x} 0x0") == ""
     assert hanging._waits(2**30) == [] and hanging._read("/proc/none") == ""
+
+
+#: Interrupts itself, and once more while the interpreter ends.
+INTERRUPTED_TWICE = """
+import os, signal, sys, threading
+from agent import main
+
+def interrupted(*_):
+    threading._register_atexit(lambda: os.kill(os.getpid(), signal.SIGINT))
+    raise KeyboardInterrupt
+
+main._in_child = lambda as_json: None
+main._run = interrupted
+sys.argv = ["ha-agent", "status"]
+main.main()
+"""
+
+
+def test_a_second_ctrl_c_ends_a_command_at_once_and_leaves_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_TWICE], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

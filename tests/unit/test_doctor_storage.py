@@ -99,7 +99,7 @@ def fall_silent(
     problem: str = "",
 ) -> None:
     """The broker says that of host 2, and that of the storage."""
-    host = SimpleNamespace(liveness=liveness, age_s=age_s, hostname="host2")
+    host = SimpleNamespace(liveness=liveness, age_s=age_s, hostname="host2", local=False)
     said = SimpleNamespace(hosts={2: host}, storage=SimpleNamespace(state=storage, problem=problem))
     monkeypatch.setattr(silent, "ask", lambda *_, **__: said)
 
@@ -126,6 +126,39 @@ def test_a_storage_that_hangs_by_the_brokers_word_fails_and_is_left_alone(
         assert problem in only.text and str(site.parent) in only.text
     else:
         assert any("direct write of 4 KiB" in text for text in texts)
+
+
+@pytest.mark.parametrize(("kind", "looks"), [("ceph", 3), ("fuse.ceph-fuse", 3), ("xfs", 1)])
+def test_on_cephfs_a_host_that_has_just_died_is_waited_for(
+    site: Path, monkeypatch: pytest.MonkeyPatch, kind: str, looks: int
+) -> None:
+    """A doctor within 3 s of a host's death opened the whiteboard, and all hosts' writes to it
+    stood still for 10 s."""
+    ages_s = iter([("live", 1e6), ("live", 1e6), ("silent", 3.0)])
+    asked: list[int] = []
+
+    def says(*_: object, **__: object) -> SimpleNamespace:
+        liveness, age_s = next(ages_s)
+        asked.append(1)
+        host = SimpleNamespace(liveness=liveness, age_s=age_s, hostname="host2", local=False)
+        return SimpleNamespace(hosts={2: host}, storage=SimpleNamespace(state="ok", problem=""))
+
+    monkeypatch.setattr(silent, "ask", says)
+    monkeypatch.setattr(silent, "file_system", lambda path: kind)
+    monkeypatch.setattr(silent, "WRITES_S", 1e6)
+    monkeypatch.setattr(silent, "_LOOK_S", 0.0)
+    found = silent.left_alone(load(str(site)))
+    assert len(asked) == looks
+    assert found.why == ("host host2 fell silent 3 s ago" if looks == 3 else "")
+
+
+def test_a_host_that_writes_after_the_command_began_is_alive(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silent, "file_system", lambda path: "ceph")
+    monkeypatch.setattr(silent, "WRITES_S", 1e6)
+    fall_silent(monkeypatch, "live", 0.0)
+    assert not silent.left_alone(load(str(site)))
 
 
 @pytest.mark.parametrize(
