@@ -53,7 +53,7 @@ def run(
         return _show("none", [f"no maintenance: neither global nor local on {where}"], as_json)
     for_s = None if asked.no_expiry else duration_s(asked.lasts or DEFAULT_FOR)
     wanted = Maintenance(True, asked.reason or "", for_s, asked.release_id, asked.restart)
-    is_out = True
+    is_out, said_already = True, 0
     if asked.mode == "global":
         ask(socket_path, "PUT", "/v1/maintenance/global", Maintenance, wanted)
         lines = ["global maintenance is set: nothing starts, stops or moves on any host"]
@@ -67,6 +67,10 @@ def run(
                 f"what cannot be migrated is stopped {place} in order, with the outage of a boot,"
                 " once another host can start it"
             )
+        if not as_json:
+            # At once: the mode stays set when somebody ends the wait.
+            _say(lines)
+        said_already = len(lines)
         look = status_of(socket_path) if other is None else other.status
         patience_s = WAIT_S if asked.wait else PATIENCE_S
         is_out, said = drained(look, patience_s, asked.host, asked.restart)
@@ -80,7 +84,7 @@ def run(
         )
     lines += _how_it_ends(asked, for_s)
     code = ExitCode.OK if is_out or not asked.wait else ExitCode.FAILED
-    return _show(asked.mode, lines, as_json, code, for_s)
+    return _show(asked.mode, lines, as_json, code, for_s, said_already)
 
 
 def _check(asked: Asked) -> None:
@@ -132,12 +136,22 @@ def _how_it_ends(asked: Asked, for_s: int | None) -> list[str]:
 
 
 def _show(
-    mode: str, lines: list[str], as_json: bool, code: int = ExitCode.OK, for_s: int | None = None
+    mode: str,
+    lines: list[str],
+    as_json: bool,
+    code: int = ExitCode.OK,
+    for_s: int | None = None,
+    said_already: int = 0,
 ) -> int:
-    """Print the sentences, or all of it in JSON; returns `code`."""
+    """Print the sentences but for the first ones, `said_already`, or all of it in JSON; returns
+    `code`."""
     if as_json:
         in_json.show({"mode": mode, "for_s": for_s, "sentences": lines}, indent=None)
     else:
-        for line in lines:
-            say(line, 2)
+        _say(lines[said_already:])
     return code
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        say(line, 2)

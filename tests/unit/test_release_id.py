@@ -52,6 +52,21 @@ def test_the_command_asks_for_it_and_only_with_local(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == ""
 
 
+def test_a_wait_that_is_interrupted_has_said_that_the_mode_is_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was said at the end alone, and the mode stays set."""
+
+    def interrupted(*_: object) -> tuple[bool, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(maintenance, "ask", lambda *_: Maintenance(True))
+    monkeypatch.setattr(maintenance, "drained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        maintenance.run("/no/socket", maintenance.Asked("local", wait=True))
+    assert capsys.readouterr().out.startswith("local maintenance is set: this host")
+
+
 def test_what_the_command_asks_for_arrives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
