@@ -17,7 +17,7 @@ from functools import partial
 
 import pytest
 
-from . import ask, boot_journal, configs, machine, moving, ready
+from . import ask, boot_journal, configs, machine, moving, ready, vms
 from .cluster import Cluster
 from .conftest import law_1, new_cluster
 from .errors import LabError, MachineError, law
@@ -48,8 +48,9 @@ NOT_MOVED = {
 }
 
 
-def bring_up(kind: str) -> Iterator[Cluster]:
-    """A lab of three hosts on that storage; skips, with the reason, where there can be none."""
+def bring_up(kind: str, count: int = 1) -> Iterator[Cluster]:
+    """A lab of three hosts and so many VMs on that storage; skips, with the reason, where there
+    can be none."""
     try:
         machine.install(kind)
         machine.check(kind)
@@ -57,7 +58,7 @@ def bring_up(kind: str) -> Iterator[Cluster]:
         pytest.skip(f"storage {kind}: {error}")
     with new_cluster() as cluster:
         try:
-            cluster.up(3, storage=kind)
+            cluster.up(3, storage=kind, vms=count)
             cluster.configure(configs.HASTE)
             yield cluster
         finally:
@@ -338,3 +339,25 @@ def test_a_host_without_the_vm_dies(place: Cluster) -> None:
         words = ["qemu-io", "-f", "raw", "-c", "length", str(place.layout.shared_disk)]
         asked = place.sh(others(place, host)[0], words)
         assert 'Failed to get "write" lock' in asked.stderr, asked
+
+
+@pytest.fixture(params=SHORT)
+def two_vms(able: None, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A lab with the engine and the database, whose disks have locks of their own."""
+    yield from bring_up(request.param, count=2)
+
+
+@pytest.mark.storage
+def test_two_vms_are_back_after_a_power_cut(two_vms: Cluster) -> None:
+    """The dead host's locks on both images are taken off the storage, not on the engine's alone."""
+    both = vms.VMS[:2]
+    with contextlib.ExitStack() as watched:
+        watchers = [watched.enter_context(EngineWatcher(two_vms, vm.name)) for vm in both]
+        victim = two_vms.vm_host(vms.DB)
+        assert victim is not None
+        began_s = two_vms.cut(victim)
+        for vm in both:
+            assert two_vms.wait_vm_healthy(vm, BACK_S) != victim
+        print(f"both answer {time.monotonic() - began_s:.1f} s after the cut")
+    with law(1):
+        assert [watcher.most_running_at_once() for watcher in watchers] == [1, 1]
