@@ -55,7 +55,7 @@ def test_the_command_asks_for_it_and_only_with_local(capsys: pytest.CaptureFixtu
 def test_a_wait_that_is_interrupted_has_said_that_the_mode_is_set(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It was said at the end alone, and the mode stays set."""
+    """The mode stays set; before, the command said so at its end alone."""
 
     def interrupted(*_: object) -> tuple[bool, str]:
         raise KeyboardInterrupt
