@@ -70,7 +70,8 @@ def repacked(package: Path, to: Path, version: str, postinst: str = "") -> Path:
     if postinst:
         (root / "DEBIAN" / "postinst").write_text(postinst)
     made = to / f"{version}.deb"
-    subprocess.run(["dpkg-deb", "-b", root, made], check=True, stdout=subprocess.DEVNULL)
+    pack: list[str | Path] = ["dpkg-deb", "-Zgzip", "-z1", "-b", root, made]
+    subprocess.run(pack, check=True, stdout=subprocess.DEVNULL)
     return made
 
 
