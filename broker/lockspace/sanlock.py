@@ -9,6 +9,7 @@ way that sanlock refuses while any process holds a lease under the id.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import struct
@@ -90,18 +91,21 @@ class SanlockLockspace:
         self.fence_owner: FenceOwner | None = None
         self.wanted_leases: Callable[[], Mapping[str, int]] = dict
         self.lost_leases: Mapping[str, str] = {}
-        #: What the last look at the leases found lost, and when the next one is due.
+        self._all_leases, self._leases_worker = OpenLeases(path, self._wanted), Worker("leases")
+        #: What the last look at the leases found lost.
         self._missed: Mapping[str, str] = {}
-        self._leases_due_s = 0.0
         #: Whether the last join that was begun was the first of this boot.
         self._is_first = False
 
     async def run(self) -> None:
+        leases = asyncio.create_task(self._watch_leases(), name="watching the leases")
         try:
             await self._keep()
         except asyncio.CancelledError:
             await self._abandon()
             raise
+        finally:
+            leases.cancel()
 
     async def _keep(self) -> None:
         while True:
@@ -122,7 +126,6 @@ class SanlockLockspace:
                     ) from None
             if self.watch_fence:
                 await self._look_at_fence()
-            await self._look_at_leases()
             # A join that waits for a read of the storage continues soon after it.
             await asyncio.sleep(HELD_LOOK_S if self.hold and not self.watch_fence else RETRY_S)
 
@@ -214,29 +217,35 @@ class SanlockLockspace:
         found = self._open.owner_of(self._name, FENCE_RESOURCE, place)
         return FenceOwner(found.owner, found.generation) if found.held else FenceOwner(0, 0)
 
+    async def _watch_leases(self) -> None:
+        """Look again and again whether each lease that must be there is
+        (broker/lockspace/lost_leases.py); by itself, since a read that hangs must not delay what
+        sanlock says."""
+        while True:
+            with contextlib.suppress(
+                Hung, VolumeError
+            ):  # the volume is read all the time elsewhere
+                await self._look_at_leases()
+            await asyncio.sleep(AGAIN_S if self._missed or not self.joined else LEASES_EVERY_S)
+
     async def _look_at_leases(self) -> None:
-        """Whether each lease that must be there is (broker/lockspace/lost_leases.py)."""
-        now_s, wanted = asyncio.get_running_loop().time(), self.wanted_leases()
-        if not self.joined or not wanted or now_s < self._leases_due_s:
+        wanted = self.wanted_leases()
+        if not self.joined or not wanted:
             return
-        try:
-            found = await self._worker.call(
-                "reading the leases", FENCE_DEADLINE_S, self._read_wanted, wanted
-            )
-        except (Hung, VolumeError):
-            self._leases_due_s = now_s + LEASES_EVERY_S
-            return  # said elsewhere: the volume is read all the time
+        found = await self._leases_worker.call(
+            "reading the leases", FENCE_DEADLINE_S, self._read_wanted, wanted
+        )
         lost = {name: what for name, what in found.items() if self._missed.get(name) == what}
         for name in lost.keys() - self.lost_leases.keys():
             log.error("%s: lease %s is lost: there is %s", self._path, name, lost[name])
         self.lost_leases, self._missed = lost, found
-        self._leases_due_s = now_s + (AGAIN_S if found else LEASES_EVERY_S)
 
     def _read_wanted(self, wanted: Mapping[str, int]) -> dict[str, str]:
-        """The leases that are not there; through the open descriptor, as the fence lease."""
-        align, found = self._open.layout().align, {}
+        """The leases that are not there; through a descriptor that is open, as the fence lease."""
+        leases = self._all_leases
+        align, found = leases.layout().align, {}
         for name, unit in wanted.items():
-            why = why_lost(self._open.record(unit * align), self._name, name)
+            why = why_lost(leases.record(unit * align), self._name, name)
             if why:
                 found[name] = why
         return found
