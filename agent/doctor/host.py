@@ -33,13 +33,14 @@ from agent.vm.qemu_conf import lock_driver_problem, other_vms_problem
 from broker.config.machine import system_uuid
 from broker.config.sections import Config
 from broker.daemon.foreign import sentence
-from broker.lockspace.lease_records import read_lease_records
-from broker.lockspace.lost_leases import LostLeases, wanted_leases, why_lost
+from broker.lockspace.lease_records import decode
+from broker.lockspace.lost_leases import LostLeases, lost_in, wanted_leases
 from broker.lockspace.process_leases import process_leases
 from broker.lockspace.rejoin import own_names
 from broker.vm.errors import BadDomain
 from broker.vm.needs import needs_of
 from broker.vm.start_proof import lacks, refusals, unreadable
+from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
 from broker.whiteboard.mounts import file_system
 from broker.whiteboard.volume import Volume, VolumeError
 
@@ -399,13 +400,16 @@ def _lost_leases(config: Config) -> Found:
     vms = kept_of(config).vms
     try:
         with Volume(given.leases, read_only=True) as volume:
-            units = wanted_leases(given, vms)
-            found = read_lease_records(volume, units.values())
+            align = ALIGN_OF_SECTOR[sector_of_leases(volume)]
+            found = lost_in(
+                wanted_leases(given, vms),
+                given.lockspace,
+                lambda unit: decode(volume.read_at(unit * align)),
+            )
     except VolumeError as error:
         yield "warn", f"{given.leases}: the leases cannot be read: {error.what}", error.step
         return
-    whys = {name: why_lost(found[unit], given.lockspace, name) for name, unit in units.items()}
-    lost = LostLeases(given, {name: why for name, why in whys.items() if why})
+    lost = LostLeases(given, found)
     for what in (lost.of_engine, *lost.of_vms(vms).values(), *lost.others):
         if what:
             yield "fail", what, "docs/operations.md#a-lease-is-lost"

@@ -5,18 +5,23 @@ The VM that has such a lease runs on, and nobody notices: sanlock looks at a lea
 acquired. But after its host's death no host could start it. So each host looks at all of them once
 a minute, and says so while there is time to do something about it.
 
-A lease counts as lost once two looks have found the same: one look may meet a lease that is just
-being written anew.
+Rules:
+
+1. A lease counts as lost once two looks have found the same: one look may meet a lease that is just
+   being written anew.
+2. A lease that lies elsewhere on the volume is not lost: the definition of the engine may name any
+   place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from broker.config.sections import StorageSection
 from broker.lockspace.delta_leases import FENCE_RESOURCE
 from broker.lockspace.lease_records import LeaseRecord
-from broker.registry.record import REGISTRY_UNIT, VmRecord, unit_of
+from broker.registry.record import REGISTRY_UNIT, VmRecord, unit_of, units_for
+from broker.wire.limits import VMS_MAX
 from scoring.vm_facts import ENGINE
 
 #: From one look to the next; and while a lease is lost.
@@ -31,6 +36,20 @@ def wanted_leases(storage: StorageSection, vms: Mapping[int, VmRecord]) -> dict[
     if storage.registry:
         wanted[_REGISTRY] = REGISTRY_UNIT
     return wanted | {one.resource: one.unit for number, one in vms.items() if number != ENGINE}
+
+
+def lost_in(
+    wanted: Mapping[str, int], lockspace: str, read: Callable[[int], LeaseRecord | None]
+) -> dict[str, str]:
+    """Those of the leases that are not on the volume: name -> what is in its place. `read`: the
+    record in an alignment unit; None where there is none, or no such unit."""
+    found = {name: why_lost(read(unit), lockspace, name) for name, unit in wanted.items()}
+    lost = {name: why for name, why in found.items() if why}
+    if lost:
+        everywhere = [read(unit) for unit in range(1, units_for(VMS_MAX))]
+        there = {one.resource for one in everywhere if one and one.lockspace == lockspace}
+        lost = {name: why for name, why in lost.items() if name not in there}
+    return lost
 
 
 def why_lost(found: LeaseRecord | None, lockspace: str, resource: str) -> str:

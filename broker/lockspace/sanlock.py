@@ -28,7 +28,7 @@ from broker.lockspace.delta_leases import (
     read_named_leases,
 )
 from broker.lockspace.hosts import HostRenewal, Witness, look
-from broker.lockspace.lost_leases import AGAIN_S, LEASES_EVERY_S, why_lost
+from broker.lockspace.lost_leases import AGAIN_S, LEASES_EVERY_S, lost_in
 from broker.lockspace.open_leases import OpenLeases
 from broker.lockspace.own_id import FenceOwner
 from broker.lockspace.port import DISK_DEADLINE_S, HELD_LOOK_S, RELEASED, RETRY_S, LockspaceError
@@ -243,12 +243,8 @@ class SanlockLockspace:
     def _read_wanted(self, wanted: Mapping[str, int]) -> dict[str, str]:
         """The leases that are not there; through a descriptor that is open, as the fence lease."""
         leases = self._all_leases
-        align, found = leases.layout().align, {}
-        for name, unit in wanted.items():
-            why = why_lost(leases.record(unit * align), self._name, name)
-            if why:
-                found[name] = why
-        return found
+        align = leases.layout().align
+        return lost_in(wanted, self._name, lambda unit: leases.record(unit * align))
 
     async def _look_around(self) -> None:
         """sanlock's knowledge of all hosts."""

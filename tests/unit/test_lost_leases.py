@@ -7,7 +7,7 @@ import msgspec
 
 from broker.config.sections import StorageSection
 from broker.lockspace.lease_records import LeaseRecord
-from broker.lockspace.lost_leases import LostLeases, wanted_leases, why_lost
+from broker.lockspace.lost_leases import LostLeases, lost_in, wanted_leases, why_lost
 from broker.registry.record import VmRecord
 
 DB = VmRecord(
@@ -30,6 +30,16 @@ def test_what_stands_in_the_place_of_a_lease() -> None:
     assert why_lost(None, "ours", "vm-a") == "nothing that can be read"
     assert why_lost(found, "ours", "vm-b") == "lease vm-a"
     assert why_lost(found, "other", "vm-a") == "a lease of lockspace ours"
+
+
+def test_a_lease_that_lies_elsewhere_is_not_lost() -> None:
+    """The definition of the engine may name any place."""
+    places = {1: None, 2: LeaseRecord("ours", "fence", 0, 0, False)}
+    wanted = {"engine": 1, "fence": 2}
+    assert lost_in(wanted, "ours", places.get) == {"engine": "nothing that can be read"}
+    places[7] = LeaseRecord("ours", "engine", 1, 1, True)
+    assert lost_in(wanted, "ours", places.get) == {}
+    assert list(lost_in(wanted, "another", places.get)) == ["engine", "fence"]
 
 
 def test_whom_a_lost_lease_concerns_and_what_to_do() -> None:
