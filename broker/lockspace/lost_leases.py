@@ -41,7 +41,7 @@ def wanted_leases(storage: StorageSection, vms: Mapping[int, VmRecord]) -> dict[
 def lost_in(
     wanted: Mapping[str, int], lockspace: str, read: Callable[[int], LeaseRecord | None]
 ) -> dict[str, str]:
-    """Those of the leases that are not on the volume: name -> what is in its place. `read`: the
+    """The leases that are not on the volume: name -> what is in its place. `read`: the
     record in an alignment unit; None where there is none, or no such unit."""
     found = {name: why_lost(read(unit), lockspace, name) for name, unit in wanted.items()}
     lost = {name: why for name, why in found.items() if why}
