@@ -245,6 +245,7 @@ class Laws:
         is_wanted = vm == ENGINE or world.vms.wanted(vm)
         if name in ("shut down", "power off") and is_wanted:
             self._left_alone(host, name, vm)
+        self._unanswered(host, act)
         if name == "start":
             self._is_free(host, vm)
             self._comes_first(host, vm)
@@ -256,7 +257,6 @@ class Laws:
                 self._restarted(host, name, vm)
             else:
                 self._reached(host, name, well_s, vm)
-        self._unanswered(host, act)
         # Whether a VM of the registry may go elsewhere is judged by where to (vm_laws.py).
         ends = (name != "power off" or host.runs(vm)) and (name != "migrate" or vm == ENGINE)
         if ends and (world.is_quiet() or self._all_fit_s() > world.bound_s()):

@@ -175,6 +175,7 @@ def test_what_came_instead_of_an_answer_steers_no_terminal(tmp_path: Path) -> No
         ask(str(path), "GET", "/v1/status", Status)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 400
     path = path.with_name("other")
-    refused = pytest.raises(BrokerRefused, match="does not fit: it is not UTF-8")
+    # msgspec has an error of its own for that from 0.23 on.
+    refused = pytest.raises(BrokerRefused, match="does not fit: .*UTF-8")
     with answering(path, http(b'{"cluster":"\xff"}')), refused:
         ask(str(path), "GET", "/v1/status", Status)
