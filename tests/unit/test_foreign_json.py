@@ -176,6 +176,6 @@ def test_what_came_instead_of_an_answer_steers_no_terminal(tmp_path: Path) -> No
     assert str(caught.value).isprintable() and len(str(caught.value)) < 400
     path = path.with_name("other")
     # msgspec has an error of its own for that from 0.23 on.
-    refused = pytest.raises(BrokerRefused, match="does not fit: .*UTF-8")
+    refused = pytest.raises(BrokerRefused, match=r"does not fit: .*UTF-8")
     with answering(path, http(b'{"cluster":"\xff"}')), refused:
         ask(str(path), "GET", "/v1/status", Status)
