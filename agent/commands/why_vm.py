@@ -12,6 +12,7 @@ from agent.terminal.errors import CommandError
 from broker.daemon.exit_codes import ExitCode
 from broker.wire.status import HostStatus, Status
 from broker.wire.vms import VmEntry, VmWord
+from scoring.vm.better_place import SETTLED_S
 
 #: Reasons of the agent that are about another host, whose death it has to prove.
 _OF_A_HOST = frozenset(
@@ -137,7 +138,8 @@ def _title(status: Status, vm: VmEntry) -> str:
 
 
 def _broken(status: Status, vm: VmEntry) -> Iterator[str]:
-    """The rules that its present host does not keep: nothing that runs is moved for a rule."""
+    """The rules that its present host does not keep, and what happens (scoring/vm/better_place.py):
+    SETTLED_S after it came up there one of them moves by itself."""
     if not vm.up:
         return
     others = [each for each in status.vms if each.up and each.host is not None]
@@ -146,9 +148,11 @@ def _broken(status: Status, vm: VmEntry) -> Iterator[str]:
     there = [f"{_and(apart)} {'are' if len(apart) > 1 else 'is'} there too"] if apart else []
     there += [f"{mate.name} is on {mate.hostname}" for mate in away]
     if there:
+        yield f"A rule is not kept on {vm.hostname}: {_and(there)}."
+    if there and status.global_maintenance is False:
         yield (
-            f"A rule is not kept on {vm.hostname}: {_and(there)}. Nothing that runs is moved for a"
-            f" rule: ha-agent migrate {vm.name}"
+            f"A VM that has been up there for {duration(SETTLED_S)} is moved for it, where a host"
+            f" can take it; at once: ha-agent migrate {vm.name}"
         )
 
 

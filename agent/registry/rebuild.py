@@ -232,10 +232,14 @@ def not_down(config: Config, record: VmRecord) -> str:
         return f"{record.name}: its lease is lost, and no broker says here whether it is down"
     for vm in status.vms:
         if vm.number == record.number and vm.up is not False:
-            where = "" if vm.hostname is None else f" on {vm.hostname}"
+            if vm.up is None:
+                return (
+                    f"{record.name}: its lease is lost, and whether it is down is not known:"
+                    f" ha-agent why {record.name}"
+                )
             return (
-                f"{record.name}: its lease is lost, and it is {vm.state}{where}: ha-agent vm stop"
-                f" {record.name}, then this again, then ha-agent vm start {record.name}"
+                f"{record.name}: its lease is lost, and it is {vm.state} on {vm.hostname}: ha-agent"
+                f" vm stop {record.name}, then this again, then ha-agent vm start {record.name}"
             )
     return ""
 

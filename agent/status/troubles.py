@@ -111,7 +111,8 @@ def _of_the_storage(status: Status) -> Iterator[str]:
     yield from (f"LEASE LOST: {sentence}" for sentence in status.lost_leases)
     yield from _bad_slots(status)
     if status.registry_problem and not storage.problem:
-        yield f"REGISTRY: {status.registry_problem}; the VMs go on by this host's copy"
+        copy = "; the VMs go on by this host's copy" if has_several(status) else ""
+        yield f"REGISTRY: {status.registry_problem}{copy}"
 
 
 def _bad_slots(status: Status) -> Iterator[str]:

@@ -997,6 +997,7 @@ def test_a_lease_is_written_anew_only_while_its_vm_is_down(
     for is_dry in (True, False):
         done = rebuild.rebuilt(host.config, False, is_dry)
         assert done.leases == ["db"] * is_written and bool(done.not_down) is not is_written
+        assert any("not known" in why for why in done.not_down) is (up is None)
         assert (host.lease(2) is not None) is (is_written and not is_dry)
 
 
