@@ -324,12 +324,12 @@ def _rescued(change: Change, number: int) -> VmRecord:
 
 def _mend_lease(config: Config, change: Change, record: VmRecord) -> None:
     """Write the VM's lease where there is none, as after a lease volume was lost."""
-    if not is_lost(config, change.leases, record):
+    if not is_lost(config.storage, change.leases, record):
         return
-    lease = change.leases.at(record.unit)
-    if lease is not None and change.leases.holder(record.unit) is not None:
+    if change.leases.holder(record.unit) is not None:
         return
-    if status_of(config) is not None and (why_not := not_down(config, record)):
+    status = status_of(config)
+    if status is not None and (why_not := not_down(status, record)):
         raise CommandError(ExitCode.REFUSED, why_not)
     change.write_lease(record)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import sanlock
 
-from agent.storage.made import REGISTRY_RESOURCE, volume_errors
+from agent.storage.made import volume_errors
 from agent.storage.watched import read_slots
 from agent.terminal.errors import CommandError
 from agent.terminal.progress import progress
@@ -24,7 +24,7 @@ from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.delta_leases import read_delta_lease
 from broker.lockspace.lease_records import LeaseRecord, read_lease_records
-from broker.registry.record import REGISTRY_UNIT
+from broker.registry.record import REGISTRY_RESOURCE, REGISTRY_UNIT
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
 from broker.whiteboard.volume import Volume
 

@@ -32,7 +32,7 @@ from agent.storage.made import LOCAL, write_lease, written
 from agent.storage.registry import registry_error, signatures_of
 from agent.storage.watched import read_slots
 from agent.terminal.errors import CommandError
-from broker.config.sections import Config
+from broker.config.sections import Config, StorageSection
 from broker.config.shared import read_copy
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign import whole
@@ -40,10 +40,11 @@ from broker.lockspace.lost_leases import why_lost
 from broker.registry.cache import Cached, merged
 from broker.registry.record import COUNT_MAX, RegistryError, VmRecord, is_unused
 from broker.registry.shared import SharedConfig, SharedHead
-from broker.registry.volume import REGISTRY_BYTES, BadRegistry, Contents, Registry
+from broker.registry.volume import REGISTRY_BYTES, BadRegistry, Registry
 from broker.whiteboard import vm_lines
 from broker.whiteboard.mounts import file_system
 from broker.whiteboard.volume import Volume, VolumeError
+from broker.wire.status import Status
 from scoring.vm_facts import ENGINE
 
 
@@ -83,8 +84,7 @@ def rebuilt(config: Config, overwrite: bool, dry_run: bool) -> Rebuilt:
             overwrite = True
         try:
             with Volume(path, read_only=dry_run) as volume:
-                _check_volume(config, volume, overwrite)
-                return _written(config, volume, kept, leases, dry_run)
+                return _Rebuilding(config, volume, leases, kept, dry_run).run(overwrite)
         except VolumeError as error:
             raise registry_error(error) from None
         except RegistryError as error:
@@ -125,145 +125,144 @@ def _make(path: str, dry_run: bool) -> None:
         pass
 
 
-def _check_volume(config: Config, volume: Volume, overwrite: bool) -> None:
-    """CommandError where the volume may be something else than this cluster's registry."""
-    path = volume.path
-    found = Registry(volume, config.cluster.id, signatures_of(config)).salvaged()
-    if volume.size_bytes < REGISTRY_BYTES:
-        raise CommandError(
-            ExitCode.STORAGE,
-            f"registry {path}: has {volume.size_bytes} bytes, and a registry takes"
-            f" {REGISTRY_BYTES}: make it larger",
-        )
-    if found is None or found.records:
-        return
-    if what := held_volumes.contents(path):
-        raise CommandError(ExitCode.REFUSED, f"{path}: holds {what}; it is left alone")
-    other = held_volumes.header(path)
-    if other is not None:
-        raise CommandError(
-            ExitCode.REFUSED, f"{path}: is {other.kind} {other.volume}; it is left alone"
-        )
-    if not is_unused(volume.read_at(0)) and not overwrite:
-        raise CommandError(
-            ExitCode.REFUSED,
-            f"{path}: neither its header nor a record can be read, so nothing proves that it is"
-            " this cluster's registry; if you know that it is: ha-agent vm rebuild --overwrite",
-        )
+class _Rebuilding:
+    """One rebuilding, on the open volume and under the lease."""
+
+    def __init__(
+        self, config: Config, volume: Volume, leases: Leases, kept: Cached, dry_run: bool
+    ) -> None:
+        signatures = signatures_of(config)
+        self._config, self._volume, self._lease_volume = config, volume, leases
+        self._kept, self._dry_run = kept, dry_run
+        self._registry = Registry(volume, config.cluster.id, signatures)
+        self._shared_config = SharedConfig(volume, config.cluster.id, signatures)
+        self._done = Rebuilt()
+
+    def run(self, overwrite: bool) -> Rebuilt:
+        """Write what is lost; CommandError, VolumeError, RegistryError."""
+        self._check_size()
+        found = self._registry.salvaged()
+        if found is None:
+            found = self._registry.read()
+        else:
+            if not found.records:
+                self._check_ours(overwrite)
+            self._done.header = True
+            if not self._dry_run:
+                self._registry.write_header(max(self._kept.generation, found.generation))
+        known = merged(self._kept, found)
+        for _, record in sorted(known.records.items()):
+            self._record(record, found.records.get(record.number))
+        self._done.emptied = sorted(found.damaged - known.records.keys())
+        for number in [] if self._dry_run else self._done.emptied:
+            self._registry.forget(number)
+        self._shared()
+        self._leases(known.vms.values())
+        return self._done
+
+    def _check_size(self) -> None:
+        size, path = self._volume.size_bytes, self._volume.path
+        if size < REGISTRY_BYTES:
+            raise CommandError(
+                ExitCode.STORAGE,
+                f"registry {path}: has {size} bytes, and a registry takes {REGISTRY_BYTES}: make"
+                " it larger",
+            )
+
+    def _check_ours(self, overwrite: bool) -> None:
+        """CommandError where the volume, of which nothing can be read, may be something else."""
+        path = self._volume.path
+        if what := held_volumes.contents(path):
+            raise CommandError(ExitCode.REFUSED, f"{path}: holds {what}; it is left alone")
+        other = held_volumes.header(path)
+        if other is not None:
+            raise CommandError(
+                ExitCode.REFUSED, f"{path}: is {other.kind} {other.volume}; it is left alone"
+            )
+        if not is_unused(self._volume.read_at(0)) and not overwrite:
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"{path}: neither its header nor a record can be read, so nothing proves that it is"
+                " this cluster's registry; if you know that it is: ha-agent vm rebuild --overwrite",
+            )
+
+    def _record(self, record: VmRecord, stands: VmRecord | None) -> None:
+        """Write a record anew that is lost, or whose newest definition is. `stands`: the one on the
+        volume."""
+        intact = self._registry.intact(record)
+        has_newest = intact[:1] == record.definitions[:1]
+        if stands == record and (has_newest or record.removed):
+            return
+        xml = None if has_newest else self._kept.definitions.get(record.number)
+        if xml is None and not has_newest and not record.removed:
+            self._done.lost.append(record.name)
+            return
+        self._done.records.append(record.name)
+        if not self._dry_run:
+            record = msgspec.structs.replace(record, definitions=intact)
+            data = None if xml is None else xml.encode()
+            by, above = self._config.host_name, self._kept.generation
+            self._registry.put(record, data, time.time(), by, above)
+
+    def _shared(self) -> None:
+        """Write the shared configuration anew, if it is lost."""
+        cluster, shared = self._config.cluster.id, self._shared_config
+        copy = read_copy(self._config.daemon.state_dir, cluster)
+        generation = 0 if copy is None else copy.generation
+        try:
+            head = shared.head()
+            if head.texts:
+                shared.text(head.texts[0])
+            if head.generation >= generation:
+                return
+        except BadRegistry:
+            pass
+        if copy is None:
+            self._done.shared = "the shared configuration, which no copy has, emptied"
+            if not self._dry_run:
+                shared.empty()
+            return
+        self._done.shared = f"the shared configuration of generation {generation}"
+        if not self._dry_run:
+            head = SharedHead(cluster=cluster, generation=generation)
+            by = self._config.host_name
+            shared.write(head, copy.text, time.time(), by, "rebuilt from a copy")
+
+    def _leases(self, vms: Iterable[VmRecord]) -> None:
+        """Write the leases of VMs anew that are lost, and whose VMs are known to be down.
+
+        A lease that is written anew is free. While the VM runs, another host could take it as soon
+        as this VM's host is silent, without any proof that it is dead.
+        """
+        storage, leases = self._config.storage, self._lease_volume
+        lost = [one for one in vms if one.number != ENGINE and is_lost(storage, leases, one)]
+        status = status_of(self._config) if lost else None
+        for record in lost:
+            if why := not_down(status, record):
+                self._done.not_down.append(why)
+                continue
+            self._done.leases.append(record.name)
+            if not self._dry_run:
+                write_lease(storage, storage.leases, record.unit, record.resource, leases.sector)
 
 
-def _written(
-    config: Config, volume: Volume, kept: Cached, leases: Leases, dry_run: bool
-) -> Rebuilt:
-    done = Rebuilt()
-    registry = Registry(volume, config.cluster.id, signatures_of(config))
-    found = registry.salvaged()
-    if found is None:
-        found = registry.read()
-    else:
-        done.header = True
-        if not dry_run:
-            registry.write_header(max(kept.generation, found.generation))
-    known = merged(kept, found)
-    for _, record in sorted(known.records.items()):
-        _record(config, registry, record, found, kept, done, dry_run)
-    done.emptied = sorted(found.damaged - known.records.keys())
-    for number in [] if dry_run else done.emptied:
-        registry.forget(number)
-    _shared(config, volume, done, dry_run)
-    _leases(config, leases, known.vms.values(), done, dry_run)
-    return done
-
-
-def _record(
-    config: Config,
-    registry: Registry,
-    record: VmRecord,
-    found: Contents,
-    kept: Cached,
-    done: Rebuilt,
-    dry_run: bool,
-) -> None:
-    """Write a record anew that is lost, or whose newest definition is."""
-    intact = registry.intact(record)
-    has_newest = intact[:1] == record.definitions[:1]
-    if found.records.get(record.number) == record and (has_newest or record.removed):
-        return
-    xml = None if has_newest else kept.definitions.get(record.number)
-    if xml is None and not has_newest and not record.removed:
-        done.lost.append(record.name)
-        return
-    done.records.append(record.name)
-    if not dry_run:
-        record = msgspec.structs.replace(record, definitions=intact)
-        data = None if xml is None else xml.encode()
-        registry.put(record, data, time.time(), config.host_name, kept.generation)
-
-
-def _leases(
-    config: Config, leases: Leases, vms: Iterable[VmRecord], done: Rebuilt, dry_run: bool
-) -> None:
-    """Write the leases of VMs anew that are lost, and whose VMs are known to be down.
-
-    A lease that is written anew is free. While the VM runs, another host could take it as soon as
-    this VM's host is silent, without any proof that it is dead.
-    """
-    lost = [one for one in vms if one.number != ENGINE and is_lost(config, leases, one)]
-    for record in lost:
-        if why := not_down(config, record):
-            done.not_down.append(why)
-            continue
-        done.leases.append(record.name)
-        if not dry_run:
-            path = config.storage.leases
-            write_lease(config.storage, path, record.unit, record.resource, leases.sector)
-
-
-def is_lost(config: Config, leases: Leases, record: VmRecord) -> bool:
+def is_lost(storage: StorageSection, leases: Leases, record: VmRecord) -> bool:
     """Whether something else stands where the VM's lease must be."""
-    found = leases.at(record.unit)
-    return why_lost(found, config.storage.lockspace, record.resource) != ""
+    return why_lost(leases.at(record.unit), storage.lockspace, record.resource) != ""
 
 
-def not_down(config: Config, record: VmRecord) -> str:
-    """Why the lost lease of a VM must not be written anew; "": the VM is known to be down."""
-    status = status_of(config)
+def not_down(status: Status | None, record: VmRecord) -> str:
+    """Why the lost lease of a VM must not be written anew; "": the VM is known to be down.
+    `status`: None: no broker answers here."""
+    lost = f"{record.name}: its lease is lost, and"
     if status is None:
-        return f"{record.name}: its lease is lost, and no broker says here whether it is down"
+        return f"{lost} no broker says here whether it is down"
     for vm in status.vms:
-        if vm.number == record.number and vm.up is not False:
-            if vm.up is None:
-                return (
-                    f"{record.name}: its lease is lost, and whether it is down is not known:"
-                    f" ha-agent why {record.name}"
-                )
+        if vm.number == record.number and vm.up is None:
+            return f"{lost} whether it is down is not known: ha-agent why {record.name}"
+        if vm.number == record.number and vm.up:
             return (
-                f"{record.name}: its lease is lost, and it is {vm.state} on {vm.hostname}: ha-agent"
-                f" vm stop {record.name}, then this again, then ha-agent vm start {record.name}"
+                f"{lost} it is {vm.state} on {vm.hostname}: ha-agent vm stop {record.name}, then"
+                f" this again, then ha-agent vm start {record.name}"
             )
     return ""
-
-
-def _shared(config: Config, volume: Volume, done: Rebuilt, dry_run: bool) -> None:
-    """Write the shared configuration anew, if it is lost."""
-    shared = SharedConfig(volume, config.cluster.id, signatures_of(config))
-    copy = read_copy(config.daemon.state_dir, config.cluster.id)
-    generation = 0 if copy is None else copy.generation
-    try:
-        head = shared.head()
-        if head.texts:
-            shared.text(head.texts[0])
-        is_lost = head.generation < generation
-    except BadRegistry:
-        is_lost = True
-    if not is_lost:
-        return
-    if copy is None:
-        done.shared = "the shared configuration, which no copy has, emptied"
-        if not dry_run:
-            shared.empty()
-        return
-    done.shared = f"the shared configuration of generation {generation}"
-    if not dry_run:
-        head = SharedHead(cluster=config.cluster.id, generation=generation)
-        shared.write(head, copy.text, time.time(), config.host_name, "rebuilt from a copy")

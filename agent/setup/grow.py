@@ -15,7 +15,7 @@ from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, checked, config_step
 from agent.storage.device_rule import devices_step
 from agent.storage.identity import identity_step, sized
-from agent.storage.made import REGISTRY_RESOURCE, volume_errors, write_lease
+from agent.storage.made import volume_errors, write_lease
 from agent.storage.registry import registry_step
 from agent.storage.room import allocate, check_device, check_room
 from agent.terminal.columns import say
@@ -24,7 +24,7 @@ from agent.terminal.steps import Step, run_steps
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.lockspace.lease_records import LeaseRecord, read_lease_records
-from broker.registry.record import REGISTRY_UNIT, units_for
+from broker.registry.record import REGISTRY_RESOURCE, REGISTRY_UNIT, units_for
 from broker.whiteboard.identity import VolumeKind
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR, sector_of_leases
 from broker.whiteboard.volume import Volume

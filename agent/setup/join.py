@@ -31,7 +31,6 @@ from agent.setup.toml_text import Value, with_keys
 from agent.setup.written import Files, check_place, checked, key_step, place, read_text
 from agent.storage.device_rule import devices_step
 from agent.storage.identity import identity_step
-from agent.storage.made import FENCE_RESOURCE
 from agent.storage.registry import check_registry
 from agent.storage.speed import storage_speed
 from agent.storage.watched import (
@@ -51,6 +50,7 @@ from agent.vm.reach import command_there, reach, reached
 from broker.config.sections import Config
 from broker.daemon.exit_codes import ExitCode
 from broker.daemon.foreign_toml import tables
+from broker.lockspace.delta_leases import FENCE_RESOURCE
 from broker.wire.limits import HOST_ID_MAX
 
 #: How many host ids are tried when other hosts take them first.

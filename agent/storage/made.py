@@ -45,7 +45,8 @@ from agent.terminal.progress import progress
 from agent.terminal.steps import Step
 from broker.config.sections import Config, StorageSection
 from broker.daemon.exit_codes import ExitCode
-from broker.registry.record import REGISTRY_UNIT
+from broker.lockspace.delta_leases import FENCE_RESOURCE
+from broker.lockspace.lost_leases import wanted_leases
 from broker.whiteboard.identity import VolumeKind, expected
 from broker.whiteboard.layout import SLOT_MAX
 from broker.whiteboard.lease_sectors import ALIGN_OF_SECTOR
@@ -53,7 +54,6 @@ from broker.whiteboard.mounts import file_system
 from broker.whiteboard.slot import EMPTY_SLOT
 from broker.whiteboard.volume import Volume, VolumeError
 
-FENCE_RESOURCE, REGISTRY_RESOURCE = "fence", "registry"
 _LEASES = VolumeKind.LEASES
 #: File systems that hosts do not share, unless by mistake.
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "f2fs"})
@@ -300,12 +300,9 @@ def make_leases(config: Config, more: Mapping[int, str] | None = None, vms: int 
     """Write lockspace and leases, to the existing volume or to a new file; CommandError. `more`:
     names of leases beside those of every cluster, by their unit; `vms`: to have room for."""
     path = config.storage.leases
-    more = dict(more or {})
-    if config.storage.registry:
-        more[REGISTRY_UNIT] = REGISTRY_RESOURCE
     size = _size(config, vms)
     with written(path, size) as (place, _):
-        _write_leases(config, place, sector_of(path), more, size)
+        _write_leases(config, place, sector_of(path), more or {}, size)
 
 
 def _size(config: Config, vms: int) -> int:
@@ -361,7 +358,8 @@ def _write_leases(
     storage = config.storage
     align = ALIGN_OF_SECTOR[sector]
     # The resources first: a volume with a lockspace is complete.
-    for unit, name in ({1: storage.resource, 2: FENCE_RESOURCE} | dict(more)).items():
+    of_all = {unit: name for name, unit in wanted_leases(storage, {}).items()}
+    for unit, name in {**of_all, **more}.items():
         write_lease(storage, path, unit, name, sector)
     with sanlock_errors(path):
         sanlock.write_lockspace(

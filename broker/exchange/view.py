@@ -181,7 +181,7 @@ class Exchange:
         proof = self._this_host.monitors.latest.get("can_start")
         if proof is not None and proof.value is False:
             yield Unfit(Obstacle.CANNOT_START, proof.problem)
-        if why := self._this_host.lost_leases.of_engine:
+        if why := self._this_host.vms.lost_leases.of_engine:
             yield Unfit(Obstacle.CANNOT_START, why)
         yield from disks_shown.unfit(self._this_host.disks)
         yield from in_the_way(self._this_host.vm.facts, engine, now_s)

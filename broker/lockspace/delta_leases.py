@@ -98,7 +98,8 @@ class LeaseVolume:
 
 #: sanlock's src/leader.h: PAXOS_DISK_MAGIC, and where a record's names and its timeout are.
 PAXOS_MAGIC = 0x06152010
-FENCE_RESOURCE = "fence"
+#: The lease of who switches a host off or frees its id, and its alignment unit.
+FENCE_RESOURCE, FENCE_UNIT = "fence", 2
 _SPACE_AT, _RESOURCE_AT, _NAME_BYTES = 56, 104, 48
 _IO_TIMEOUT, _IO_TIMEOUT_AT = struct.Struct("<H"), 174
 
@@ -118,7 +119,7 @@ class Layout:
     @property
     def fence_at(self) -> int:
         """The offset of the fence lease."""
-        return 2 * self.align
+        return FENCE_UNIT * self.align
 
     @property
     def words(self) -> dict[str, int]:

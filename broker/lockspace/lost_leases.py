@@ -18,23 +18,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from broker.config.sections import StorageSection
-from broker.lockspace.delta_leases import FENCE_RESOURCE
+from broker.lockspace.delta_leases import FENCE_RESOURCE, FENCE_UNIT
 from broker.lockspace.lease_records import LeaseRecord
-from broker.registry.record import REGISTRY_UNIT, VmRecord, unit_of, units_for
+from broker.registry.record import (
+    REGISTRY_RESOURCE,
+    REGISTRY_UNIT,
+    VmRecord,
+    unit_of,
+    units_for,
+)
 from broker.wire.limits import VMS_MAX
 from scoring.vm_facts import ENGINE
 
 #: From one look to the next; and while a lease is lost.
 LEASES_EVERY_S, AGAIN_S = 60.0, 4.0
-#: The unit of the fence lease, and the name of the lease of who changes the registry.
-_FENCE_UNIT, _REGISTRY = 2, "registry"
 
 
 def wanted_leases(storage: StorageSection, vms: Mapping[int, VmRecord]) -> dict[str, int]:
     """The leases that must be there: name -> alignment unit."""
-    wanted = {storage.resource: unit_of(ENGINE), FENCE_RESOURCE: _FENCE_UNIT}
+    wanted = {storage.resource: unit_of(ENGINE), FENCE_RESOURCE: FENCE_UNIT}
     if storage.registry:
-        wanted[_REGISTRY] = REGISTRY_UNIT
+        wanted[REGISTRY_RESOURCE] = REGISTRY_UNIT
     return wanted | {one.resource: one.unit for number, one in vms.items() if number != ENGINE}
 
 
@@ -93,7 +97,9 @@ class LostLeases:
                 "no host can be switched off or given up; ha-agent reinitialize-lockspace makes all"
                 " leases anew"
             ),
-            _REGISTRY: "the registry cannot be changed; ha-agent storage grow makes it anew",
+            REGISTRY_RESOURCE: (
+                "the registry cannot be changed; ha-agent storage grow makes it anew"
+            ),
         }
         return tuple(
             f"the lease {name}: {self._is_lost(name)}: {what}"

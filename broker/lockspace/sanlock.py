@@ -222,9 +222,8 @@ class SanlockLockspace:
         (broker/lockspace/lost_leases.py); by itself, since a read that hangs must not delay what
         sanlock says."""
         while True:
-            with contextlib.suppress(
-                Hung, VolumeError
-            ):  # the volume is read all the time elsewhere
+            # Others read the volume all the time, and say when that fails.
+            with contextlib.suppress(Hung, VolumeError):
                 await self._look_at_leases()
             await asyncio.sleep(AGAIN_S if self._missed or not self.joined else LEASES_EVERY_S)
 

@@ -54,8 +54,10 @@ class SameStorage:
     def asked(self, host: int, now_s: float) -> None:
         """Take in that a member has asked whether this host lives."""
         was = self._asking.get(host)
-        begins = was is None or now_s - was.last_s >= self._limits.dead_s
-        self._asking[host] = Asking(now_s if begins or was is None else was.since_s, now_s)
+        if was is None or now_s - was.last_s >= self._limits.dead_s:
+            self._asking[host] = Asking(now_s, now_s)
+        else:
+            self._asking[host] = Asking(was.since_s, now_s)
 
     def look(self, seen: Mapping[int, Seen], now_s: float) -> None:
         """Compare, after a read of the whiteboard."""

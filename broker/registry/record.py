@@ -57,7 +57,7 @@ _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
 HEALTH = r"^(guest-agent|tcp:(?:[^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}|https?://[^\s/]+\S*|)\Z"
 #: The unit of the lease `registry`, which who changes the registry holds; and the last unit that
 #: is kept for other purposes.
-REGISTRY_UNIT, _KEPT_UNITS = 3, 14
+REGISTRY_RESOURCE, REGISTRY_UNIT, _KEPT_UNITS = "registry", 3, 14
 
 VmNumber = Annotated[int, Meta(ge=1, le=VMS_MAX)]
 HostId = Annotated[int, Meta(ge=1, le=HOST_ID_MAX)]

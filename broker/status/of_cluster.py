@@ -143,7 +143,7 @@ class ClusterStatus:
             network=table.network(this_host.monitors.value("network") or (), now_s).text,
             config_problem=in_force.problem or ("" if report is None else report.config_problem),
             state_problem="; ".join(filter(None, state_problems)),
-            lost_leases=this_host.lost_leases.others,
+            lost_leases=this_host.vms.lost_leases.others,
             registry_problem=self._beside.vms.registry_problem,
             hosts=dict(sorted(hosts.items())),
             bad_slots={slot: fault.cause for slot, fault in sorted(board.bad.items())},

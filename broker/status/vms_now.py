@@ -210,20 +210,19 @@ class VmsNow:
 
     def _said(self, now_s: float) -> dict[int, str]:
         """Why this host's agent does what it does about each VM."""
-        agent = self._this_host.agent
-        if agent.last is None or agent.silent_s(now_s) is not None:
-            return {}
-        given = {ENGINE: agent.last.reasons} | {vm.number: vm.reasons for vm in agent.last.vms}
+        given = self._this_host.reasons(now_s)
         return {number: _first(reasons) for number, reasons in given.items() if reasons}
 
     def _blocked(self, now_s: float) -> dict[int, str]:
         """What keeps this host's agent from starting each VM that is missing: the last reason that
         it had, if that is not just whose turn it is."""
-        agent = self._this_host.agent
-        if agent.last is None or agent.silent_s(now_s) is not None:
-            return {}
-        last = {vm.number: vm.reasons[-1] for vm in agent.last.vms if vm.reasons}
-        return {number: one.text for number, one in last.items() if one.code not in _NO_OBSTACLES}
+        given = self._this_host.reasons(now_s)
+        last = {number: reasons[-1] for number, reasons in given.items() if reasons}
+        return {
+            number: one.text
+            for number, one in last.items()
+            if number != ENGINE and one.code not in _NO_OBSTACLES
+        }
 
     # --- where they are -------------------------------------------------------------------
 
@@ -337,6 +336,6 @@ class VmsNow:
 
 
 def _first(reasons: tuple[ReasonOnWire, ...]) -> str:
-    """What is said of a VM: why it does not leave this host, else the last of the reasons."""
+    """What is said of a VM: why it does not leave this host, else the first of the reasons."""
     drain = (each.text for each in reasons if each.code in (*_STAYS, Code.DRAIN_QUEUED))
     return next(drain, reasons[0].text)

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from broker.config.in_force import InForce
 from broker.lockspace.hosts import budget_s, standing_fields
-from broker.lockspace.lost_leases import LostLeases
 from broker.maintenance.host_shutdown import ShuttingDown
 from broker.maintenance.modes import Modes, mode_status
 from broker.monitors.watched import Watched
@@ -29,7 +28,7 @@ from broker.this_host.vm_sample import VmSample
 from broker.this_host.vms import VmsHere
 from broker.vm.healthy_once import HealthyOnce
 from broker.whiteboard import lines as slot_lines
-from broker.wire.status import HostStatus, OutsideStatus, PenaltyOnWire
+from broker.wire.status import HostStatus, OutsideStatus, PenaltyOnWire, ReasonOnWire
 from scoring.decision import Code
 from scoring.hosts.fence_ask import in_words
 from scoring.hosts.liveness import Liveness
@@ -79,11 +78,6 @@ class ThisHost:
         self.healthy_once = HealthyOnce(state_dir / "healthy-once", in_force.config.health)
         self.sick_vm = SickVm()
         self.left_out = 0
-
-    @property
-    def lost_leases(self) -> LostLeases:
-        """The leases that are lost."""
-        return LostLeases(self._in_force.config.storage, self._lockspace.lost_leases)
 
     def fence_ask(self, now_s: float) -> FenceAsk | None:
         """This host's request about a sick VM that it cannot end."""
@@ -167,15 +161,18 @@ class ThisHost:
             return f"silent for {silent_s:.0f} s"
         return "stopped" if report.stopped else "ok"
 
-    def said_of(self, now_s: float, *codes: Code) -> tuple[int, ...]:
-        """The VMs of which the agent reports one of these reasons."""
+    def reasons(self, now_s: float) -> dict[int, tuple[ReasonOnWire, ...]]:
+        """Why the agent does what it does about each VM, by number; none while it is silent."""
         report = self.agent.last
         if report is None or self.agent.silent_s(now_s) is not None:
-            return ()
-        reasons = {ENGINE: report.reasons} | {vm.number: vm.reasons for vm in report.vms}
+            return {}
+        return {ENGINE: report.reasons} | {vm.number: vm.reasons for vm in report.vms}
+
+    def said_of(self, now_s: float, *codes: Code) -> tuple[int, ...]:
+        """The VMs of which the agent reports one of these reasons."""
         return tuple(
             number
-            for number, given in sorted(reasons.items())
+            for number, given in sorted(self.reasons(now_s).items())
             if any(reason.code in codes for reason in given)
         )
 

@@ -87,13 +87,14 @@ class VmsHere:
         return engine.definitions[0].generation if engine and engine.definitions else 0
 
     @property
+    def lost_leases(self) -> LostLeases:
+        """The leases that are lost, those of no VM among them."""
+        return LostLeases(self._in_force.config.storage, self._table.lockspace.lost_leases)
+
+    @property
     def without_lease(self) -> Mapping[int, str]:
         """By number, why no host can start a VM: its lease is lost."""
-        lost = self._table.lockspace.lost_leases
-        if not lost:
-            return {}
-        found = LostLeases(self._in_force.config.storage, lost)
-        return found.of_vms(self._registry.cached.vms)
+        return self.lost_leases.of_vms(self._registry.cached.vms)
 
     @property
     def damaged(self) -> Mapping[int, str]:

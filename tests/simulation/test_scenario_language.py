@@ -30,6 +30,14 @@ def told(body: str, hosts: str = "3", name: str = "x.txt") -> Player:
     return player
 
 
+def refused_unplayed(text: str, line: int, complaint: str) -> None:
+    """That line of a story is refused, and nothing of the story was played."""
+    played: list[str] = []
+    with pytest.raises(BadScenario, match=rf"x\.txt:{line}: .*{complaint}"):
+        Player(parse("x.txt", text), played.append).play()
+    assert not played
+
+
 def said(player: Player, text: str) -> bool:
     """Whether a line of the trace has that text."""
     return any(text in what for _, _, what in player.world.trace)
@@ -289,11 +297,9 @@ def test_what_is_wrong_with_a_line_is_said(line: str, complaint: str) -> None:
 def test_a_mistake_is_told_before_anything_is_played(line: str, complaint: str) -> None:
     """Also behind lines whose end nobody knows yet, and in the last telling alone."""
     story = f"vm db\n{UP}expect vm db healthy within 90\npower off owner,db\nfor t in 1..4\n"
-    text = f"# a\nhosts 3\n{story}wait t\n{line}\nexpect engine healthy within 90\n"
-    played: list[str] = []
-    with pytest.raises(BadScenario, match=rf"x\.txt:9: .*{complaint}"):
-        Player(parse("x.txt", text), played.append).play()
-    assert not played
+    refused_unplayed(
+        f"# a\nhosts 3\n{story}wait t\n{line}\nexpect engine healthy within 90\n", 9, complaint
+    )
 
 
 @pytest.mark.parametrize("path", sorted(README.parent.glob("*.txt")), ids=lambda path: path.stem)
@@ -355,11 +361,9 @@ def test_a_story_without_a_mistake_is_not_refused(path: Path) -> None:
 )
 def test_what_was_swallowed_before_is_refused(line: str, complaint: str) -> None:
     """Nothing of it is played."""
-    text = f"# a\nhosts 2\nvm db\n{line}\nexpect engine healthy within 90\n"
-    played: list[str] = []
-    with pytest.raises(BadScenario, match=rf"x\.txt:4: .*{complaint}"):
-        Player(parse("x.txt", text), played.append).play()
-    assert not played
+    refused_unplayed(
+        f"# a\nhosts 2\nvm db\n{line}\nexpect engine healthy within 90\n", 4, complaint
+    )
 
 
 def test_an_option_of_the_cluster_is_said_once_and_others_are_others() -> None:

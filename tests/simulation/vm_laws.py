@@ -220,13 +220,8 @@ class VmLaws:
 
     def _must_leave_at_once(self, source: Host, vm: int) -> bool:
         """Whether a VM does not wait for the moves of others: its host is drained or cut off."""
-        return (
-            source.local_maintenance_since_s is not None
-            or source.going_down_since_s is not None
-            or not source.is_way_open
-            or not source.uplink_up
-            or any(source.is_unkillable(n) for n in source.qemus)
-        )
+        stuck = any(source.is_unkillable(n) for n in source.qemus)
+        return stuck or self._is_to_be_left(source)
 
     def _is_even(self, source: Host, target: Host, spec: VmSpec) -> bool:
         """Whether hosts are to be balanced, and the target has more free with it than the source
@@ -351,12 +346,17 @@ class VmLaws:
 
     def _is_pushed_out(self, source: Host, spec: VmSpec) -> bool:
         """Whether that is so whatever else runs there, or where its mates are."""
+        is_foreign = bool(spec.only and source.host_id not in spec.only)
+        return is_foreign or self._is_to_be_left(source)
+
+    @staticmethod
+    def _is_to_be_left(host: Host) -> bool:
+        """Whether a host is drained, shuts down or is cut off: all VMs leave it."""
         return (
-            source.local_maintenance_since_s is not None
-            or source.going_down_since_s is not None
-            or not source.is_way_open
-            or not source.uplink_up
-            or bool(spec.only and source.host_id not in spec.only)
+            host.local_maintenance_since_s is not None
+            or host.going_down_since_s is not None
+            or not host.is_way_open
+            or not host.uplink_up
         )
 
     # --- every second -----------------------------------------------------------------------
