@@ -328,8 +328,7 @@ def _mend_lease(config: Config, change: Change, record: VmRecord) -> None:
         return
     if change.leases.holder(record.unit) is not None:
         return
-    status = status_of(config)
-    if status is not None and (why_not := not_down(status, record)):
+    if why_not := not_down(status_of(config), record):
         raise CommandError(ExitCode.REFUSED, why_not)
     change.write_lease(record)
 

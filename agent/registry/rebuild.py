@@ -235,7 +235,7 @@ class _Rebuilding:
         as this VM's host is silent, without any proof that it is dead.
         """
         storage, leases = self._config.storage, self._lease_volume
-        lost = [one for one in vms if one.number != ENGINE and is_lost(storage, leases, one)]
+        lost = [one for one in vms if is_lost(storage, leases, one)]
         status = status_of(self._config) if lost else None
         for record in lost:
             if why := not_down(status, record):
@@ -247,8 +247,10 @@ class _Rebuilding:
 
 
 def is_lost(storage: StorageSection, leases: Leases, record: VmRecord) -> bool:
-    """Whether something else stands where the VM's lease must be."""
-    return why_lost(leases.at(record.unit), storage.lockspace, record.resource) != ""
+    """Whether something else stands where the VM's lease must be; not of the engine, whose lease
+    is none of the registry."""
+    found = leases.at(record.unit)
+    return record.number != ENGINE and why_lost(found, storage.lockspace, record.resource) != ""
 
 
 def not_down(status: Status | None, record: VmRecord) -> str:

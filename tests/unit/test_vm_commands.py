@@ -988,6 +988,9 @@ def test_a_lease_is_written_anew_only_while_its_vm_is_down(
         file.seek(16 * MIB)
         file.write(bytes(MIB))
     assert "no broker says here whether it is down" in host.vm("rebuild").stderr
+    assert "no broker says here whether it is down" in host.refused(
+        "define", "db", host.file(xml())
+    )
     assert host.lease(2) is None
     vm = VmEntry(2, "db", 50, "up", 64, state, up, None, 1, "host1")
     status = msgspec.structs.replace(documented(), vms=(vm,))
